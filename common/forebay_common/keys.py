@@ -1,0 +1,92 @@
+"""The Redis keys of one installation: every name is made here, and nowhere else.
+
+All keys of a function share the hash tag `{NAMESPACE/NAME/UID}`, so a Redis Cluster keeps them on one slot
+and a transition that touches several of them can be one script. UID is new at each creation: a recreated
+function shares nothing with its predecessor.
+"""
+
+GROUP = "g"
+RECORD_FIELD = "r"
+DEFAULT_PREFIX = "forebay"
+
+
+class FunctionKeys:
+    """The keys under one function's hash tag."""
+
+    __slots__ = ("base",)
+
+    def __init__(self, prefix: str, namespace: str, name: str, uid: str) -> None:
+        self.base = f"{prefix}:{{{namespace}/{name}/{uid}}}"
+
+    def sync(self, version: str) -> str:
+        """Stream of sync calls of one version."""
+        return f"{self.base}:q:{version}:sync"
+
+    def async_(self, version: str) -> str:
+        """Stream of async events of one version."""
+        return f"{self.base}:q:{version}:async"
+
+    def delayed(self, version: str) -> str:
+        """Sorted set of async records that wait for a later time; score = due time in Redis's ms."""
+        return f"{self.base}:q:{version}:delayed"
+
+    def dead(self, version: str) -> str:
+        """Bounded stream of async records that exhausted their attempts."""
+        return f"{self.base}:q:{version}:dead"
+
+    def result(self, invocation_id: str) -> str:
+        """Result of one invocation (a claim check's large reply; later, kept async results)."""
+        return f"{self.base}:result:{invocation_id}"
+
+    def body(self, invocation_id: str) -> str:
+        """Payload of one invocation above `CLAIM_CHECK_BYTES`."""
+        return f"{self.base}:body:{invocation_id}"
+
+    def code(self, sha256_hex: str, chunk: int) -> str:
+        """One chunk of a code package, `CODE_CHUNK_BYTES` each but the last."""
+        return f"{self.base}:code:{sha256_hex}:{chunk}"
+
+    def code_index(self) -> str:
+        """Hash of the code packages this function holds: sha256 -> JSON {size, chunks, unreferenced_since_ms}."""
+        return f"{self.base}:code"
+
+    def spec(self) -> str:
+        """The function's whole spec (the local registry's record of it)."""
+        return f"{self.base}:spec"
+
+    def instance(self, instance_id: str) -> str:
+        """Hash with one instance's heartbeat: state, reason, counters; expires unless renewed."""
+        return f"{self.base}:instance:{instance_id}"
+
+    def control(self, instance_id: str) -> str:
+        """Stream on which one instance receives drain, cancel and settings."""
+        return f"{self.base}:instance:{instance_id}:control"
+
+
+class PlatformKeys:
+    """The keys outside any function's tag."""
+
+    __slots__ = ("functions", "generation", "prefix", "processes", "wake_channel")
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
+        self.prefix = prefix
+        self.functions = f"{prefix}:functions"
+        """Hash: `NAMESPACE/NAME` -> routing entry (JSON). Also the channel on which a change is announced."""
+        self.generation = f"{prefix}:functions:generation"
+        """Counter of changes to the function table."""
+        self.processes = f"{prefix}:processes"
+        """Set of ids of processes that own a reply list."""
+        self.wake_channel = f"{prefix}:wake"
+        """Channel: a function's `NAMESPACE/NAME/UID` that may need another look."""
+
+    def reply(self, process_id: str) -> str:
+        """List of reply frames for one process."""
+        return f"{self.prefix}:reply:{process_id}"
+
+    def process(self, process_id: str) -> str:
+        """Heartbeat of a process that owns a reply list."""
+        return f"{self.prefix}:process:{process_id}"
+
+    def function(self, namespace: str, name: str, uid: str) -> FunctionKeys:
+        """Keys of one function."""
+        return FunctionKeys(self.prefix, namespace, name, uid)

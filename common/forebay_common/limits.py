@@ -1,0 +1,48 @@
+"""Quotas and bounds, each named once. Where a number is AWS's, it is from the Lambda quotas page."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# Lambda's quotas for a function.
+SYNC_REQUEST_MAX_BYTES = 6_291_456
+ASYNC_REQUEST_MAX_BYTES = 1_048_576
+RESPONSE_MAX_BYTES = 6_291_556
+ZIP_MAX_BYTES = 52_428_800
+UNZIPPED_MAX_BYTES = 262_144_000
+MANAGEMENT_REQUEST_MAX_BYTES = 70_167_211
+ENVIRONMENT_MAX_BYTES = 4 * KIB
+CLIENT_CONTEXT_MAX_BYTES = 3_583
+LOG_TAIL_MAX_BYTES = 4 * KIB
+TIMEOUT_DEFAULT_S = 3
+TIMEOUT_MAX_S = 900
+MEMORY_DEFAULT_MB = 128
+MEMORY_MIN_MB = 128
+MEMORY_MAX_MB = 10_240
+NAME_MAX_CHARS = 64
+ASYNC_AGE_MAX_S = 21_600
+ASYNC_RETRIES_DEFAULT = 2
+
+# Forebay's own bounds.
+CODE_CHUNK_BYTES = MIB  # one larger value would stall every other call on the same Redis
+CODE_TOTAL_MAX_BYTES = 2048 * MIB
+CLAIM_CHECK_BYTES = 256 * KIB  # a payload above this travels under its own key, beside the queue
+CLAIM_TTL_S = 3_600
+REPLY_FRAME_MAX_BYTES = CLAIM_CHECK_BYTES
+STREAM_WINDOW_FRAMES = 16  # chunks of one streamed reply in flight
+SYNC_QUEUE_MAX = 1_000
+ASYNC_QUEUE_MAX = 100_000
+DEAD_LETTERS_MAX = 1_000
+WAIT_DEFAULT_MS = 30_000
+WAIT_MARGIN_MS = 10_000  # a function with a long timeout is waited for this much longer than its timeout
+MAX_INSTANCES_DEFAULT = 20
+IDLE_DEFAULT_S = 60
+LEASE_MS = 30_000
+HEARTBEAT_S = 5
+HEARTBEAT_TTL_S = 15
+BLOCK_MS = 5_000
+BATCH_MAX = 16
+BATCH_HANDLER_MAX_MS = 0.5  # a handler whose moving average is below this may hold a batch
+
+assert HEARTBEAT_TTL_S >= 3 * HEARTBEAT_S
+assert LEASE_MS >= 2 * HEARTBEAT_TTL_S * 1000 - 1
+assert BLOCK_MS < HEARTBEAT_TTL_S * 1000

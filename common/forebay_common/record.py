@@ -1,0 +1,187 @@
+"""The invocation record: what the queue carries for one invocation.
+
+A fixed header, then tag-length-value fields, then the untouched payload. Times in the record are durations;
+acceptance is the stream entry's own id (Redis's clock), or `first_accepted_ms` once the record has moved to
+another entry (a retry, a hand-back). The scripts in `lua/` patch `attempt` and `first_accepted_ms` at the
+offsets given here, without reading the rest.
+"""
+
+import struct
+
+from forebay_common.tlv import CLAIM, INLINE, CodecError, pack_field, unpack_fields
+
+VERSION = 1
+KIND_SYNC = 0
+KIND_ASYNC = 1
+
+FLAG_LOG_TAIL = 0x0001
+FLAG_RESPONSE_STREAM = 0x0002
+
+TAG_REPLY_TOKEN = 0x02
+TAG_REPLY_ADDRESS = 0x03
+TAG_VERSION = 0x04
+TAG_ARN = 0x05
+TAG_CLIENT_CONTEXT = 0x06
+TAG_DURABLE_EXECUTION = 0x07
+TAG_GROUP_HASH = 0x08
+TAG_TRACE_ID = 0x80
+TAG_TENANT_ID = 0x81
+TAG_SOURCE = 0x82
+TAG_IDEMPOTENCY_HASH = 0x83
+TAG_CALLER = 0x84
+
+KNOWN = frozenset(
+    {CLAIM, TAG_REPLY_TOKEN, TAG_REPLY_ADDRESS, TAG_VERSION, TAG_ARN, TAG_CLIENT_CONTEXT}
+)
+"""Mandatory tags this release acts on. Durable execution and group are drawn but not known yet: a record that
+carries one is left queued for a release that knows it."""
+
+HEADER = struct.Struct(">BBHBBIIIQ16s")
+"""version, kind, flags, attempt, reserved, revision, wait_ms, timeout_ms, first_accepted_ms, invocation id."""
+
+ATTEMPT_OFFSET = 4
+FIRST_ACCEPTED_OFFSET = 18
+
+_ATTEMPT_MAX = 0xFF
+_TOKEN_BYTES = 16
+
+
+class Invocation:
+    """One invocation as the queue carries it.
+
+    `wait_ms`: how long the caller waits in all (sync), or the event's maximum age (async). `timeout_ms`: the
+    function's own. `attempt`: starts made before this one. `payload` is None when it lies under `claim`, a key
+    of the same function given without its base (`body:ID`). `first_accepted_ms` is 0 on a first delivery.
+    """
+
+    __slots__ = (
+        "arn",
+        "attempt",
+        "claim",
+        "client_context",
+        "first_accepted_ms",
+        "flags",
+        "invocation_id",
+        "kind",
+        "optional",
+        "payload",
+        "reply_address",
+        "reply_token",
+        "revision",
+        "timeout_ms",
+        "version",
+        "wait_ms",
+    )
+
+    def __init__(  # noqa: D417 - the class docstring tells the fields
+        self,
+        *,
+        kind: int,
+        invocation_id: bytes,
+        wait_ms: int,
+        timeout_ms: int,
+        payload: bytes | None,
+        revision: int = 0,
+        version: str = "$LATEST",
+        flags: int = 0,
+        attempt: int = 0,
+        first_accepted_ms: int = 0,
+        reply_token: bytes = b"",
+        reply_address: str = "",
+        arn: str = "",
+        client_context: bytes = b"",
+        claim: str = "",
+        optional: dict[int, bytes] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.invocation_id = invocation_id
+        self.wait_ms = wait_ms
+        self.timeout_ms = timeout_ms
+        self.payload = payload
+        self.revision = revision
+        self.version = version
+        self.flags = flags
+        self.attempt = attempt
+        self.first_accepted_ms = first_accepted_ms
+        self.reply_token = reply_token
+        self.reply_address = reply_address
+        self.arn = arn
+        self.client_context = client_context
+        self.claim = claim
+        self.optional = optional or {}
+
+    def encode(self) -> bytes:
+        """The record's bytes. Raises CodecError (a field too long) or struct.error (a number out of range)."""
+        parts = [
+            HEADER.pack(
+                VERSION,
+                self.kind,
+                self.flags,
+                min(self.attempt, _ATTEMPT_MAX),
+                0,
+                self.revision,
+                self.wait_ms,
+                self.timeout_ms,
+                self.first_accepted_ms,
+                self.invocation_id,
+            )
+        ]
+        if self.reply_token:
+            parts.append(pack_field(TAG_REPLY_TOKEN, self.reply_token))
+        if self.reply_address:
+            parts.append(pack_field(TAG_REPLY_ADDRESS, self.reply_address.encode()))
+        if self.version != "$LATEST":
+            parts.append(pack_field(TAG_VERSION, self.version.encode()))
+        if self.arn:
+            parts.append(pack_field(TAG_ARN, self.arn.encode()))
+        if self.client_context:
+            parts.append(pack_field(TAG_CLIENT_CONTEXT, self.client_context))
+        parts += [pack_field(tag, value) for tag, value in self.optional.items()]
+        if self.payload is None:
+            parts.append(pack_field(CLAIM, self.claim.encode()))
+        else:
+            parts.append(bytes((INLINE,)))
+            parts.append(self.payload)
+        return b"".join(parts)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Invocation":
+        """Read a record. Raises CodecError when it is cut, of another version, or has an unknown mandatory field."""
+        if len(data) < HEADER.size:
+            raise CodecError("cut record header")
+        (version, kind, flags, attempt, _, revision, wait_ms, timeout_ms, accepted, ident) = HEADER.unpack_from(data)
+        if version != VERSION:
+            raise CodecError(f"record version {version} is not known")
+        if kind not in (KIND_SYNC, KIND_ASYNC):
+            raise CodecError(f"record kind {kind} is not known")
+        fields, payload = unpack_fields(data, HEADER.size, KNOWN)
+        token = fields.pop(TAG_REPLY_TOKEN, b"")
+        if token and len(token) != _TOKEN_BYTES:
+            raise CodecError("a reply token has 16 bytes")
+        claim = fields.pop(CLAIM, None)
+        try:
+            return cls(
+                kind=kind,
+                invocation_id=ident,
+                wait_ms=wait_ms,
+                timeout_ms=timeout_ms,
+                payload=payload if claim is None else None,
+                revision=revision,
+                version=fields.pop(TAG_VERSION, b"$LATEST").decode(),
+                flags=flags,
+                attempt=attempt,
+                first_accepted_ms=accepted,
+                reply_token=token,
+                reply_address=fields.pop(TAG_REPLY_ADDRESS, b"").decode(),
+                arn=fields.pop(TAG_ARN, b"").decode(),
+                client_context=fields.pop(TAG_CLIENT_CONTEXT, b""),
+                claim="" if claim is None else claim.decode(),
+                optional=fields,
+            )
+        except UnicodeDecodeError as error:
+            raise CodecError("a text field is not UTF-8") from error
+
+
+def accepted_ms(entry_id: bytes, record: Invocation) -> int:
+    """When the invocation was accepted, in Redis's ms: the entry id's time unless the record has moved."""
+    return record.first_accepted_ms or int(entry_id.split(b"-", 1)[0])

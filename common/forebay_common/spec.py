@@ -1,0 +1,83 @@
+"""A function's whole spec: what the registry keeps and instances are made from."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
+
+from forebay_common import limits
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleSpec:
+    """How many instances may run, and how many handler processes each has (`concurrency`)."""
+
+    min_instances: int = 0
+    max_instances: int = limits.MAX_INSTANCES_DEFAULT
+    concurrency: int = 1
+    idle_s: float = limits.IDLE_DEFAULT_S
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncSpec:
+    """Async delivery: retries after a function error, and the event's maximum age. None: the platform's."""
+
+    max_retries: int | None = None
+    max_age_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSpec:
+    """One function at one revision.
+
+    `revision` counts changes of code and settings and names them to instances; `revision_id` is Lambda's UUID.
+    `code_sha256` is hexadecimal. `state`, `update_status` and their reasons use Lambda's words. `aws` holds the
+    members that Lambda's API carries and the platform does not use (Role, Description, Tags …), as sent.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    runtime: str
+    handler: str
+    code_sha256: str
+    code_size: int
+    revision: int = 1
+    revision_id: str = ""
+    last_modified: str = ""
+    timeout_s: int = limits.TIMEOUT_DEFAULT_S
+    memory_mb: int = limits.MEMORY_DEFAULT_MB
+    env: dict[str, str] | None = None
+    scale: ScaleSpec = field(default_factory=ScaleSpec)
+    async_: AsyncSpec = field(default_factory=AsyncSpec)
+    allowed_origins: tuple[str, ...] = ()
+    aws: dict[str, Any] = field(default_factory=dict)
+    state: str = "Pending"
+    state_reason: str = ""
+    state_reason_code: str = ""
+    update_status: str = ""
+    update_reason: str = ""
+    update_reason_code: str = ""
+    warning: str = ""
+
+    @property
+    def key(self) -> str:
+        """`NAMESPACE/NAME`."""
+        return f"{self.namespace}/{self.name}"
+
+    def with_changes(self, **changes: Any) -> Self:
+        """A copy with some members replaced."""
+        return replace(self, **changes)
+
+    def to_json(self) -> bytes:
+        """Compact JSON."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read a spec; members that a later release added are ignored."""
+        raw = json.loads(data)
+        known = {name: raw[name] for name in cls.__dataclass_fields__ if name in raw}
+        known["scale"] = ScaleSpec(**known.get("scale", {}))
+        known["async_"] = AsyncSpec(**known.get("async_", {}))
+        known["allowed_origins"] = tuple(known.get("allowed_origins", ()))
+        return cls(**known)

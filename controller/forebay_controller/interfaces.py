@@ -1,0 +1,97 @@
+"""The two things that differ between one machine and Kubernetes, and what the rest of the controller sees of them."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from forebay_common.spec import FunctionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionStatus:
+    """What the reconciler found out about one function, for its routing entry and for people.
+
+    `capacity` counts handler processes of starting and ready instances; `cannot_start` is the reason why no
+    instance comes up, "" when nothing is wrong; `retry_at_ms` the Unix time of the next attempt.
+    """
+
+    capacity: int = 0
+    cannot_start: str = ""
+    retry_at_ms: int = 0
+    queued: int = 0
+    in_flight: int = 0
+    starting: int = 0
+    idle: int = 0
+    busy: int = 0
+    draining: int = 0
+    reason: str = ""
+
+
+class FunctionSource(Protocol):
+    """Where Functions come from: the local registry, or Function resources."""
+
+    def functions(self) -> Mapping[str, FunctionSpec]:
+        """All functions by uid, as last seen; no I/O."""
+        ...
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Call `callback(uid)` in the event loop whenever a function was created, changed or deleted."""
+        ...
+
+    async def publish_status(self, uid: str, status: FunctionStatus) -> None:
+        """Make a function's status known: its routing entry when capacity or the reason changed, and readers."""
+        ...
+
+    async def update_applied(self, uid: str, revision: int) -> None:
+        """No instance of an older revision takes calls any more: a pending update is finished."""
+        ...
+
+
+class ExitReport(Protocol):
+    """Told when an instance is gone."""
+
+    def __call__(self, instance_id: str, reason: str) -> None:
+        """`reason` is "" for an exit that was asked for, else what happened, in words for people."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunningInstance:
+    """One instance that the backend knows of."""
+
+    instance_id: str
+    uid: str
+    revision: int
+    started_at_ms: int
+
+
+class InstanceBackend(Protocol):
+    """What starts and stops instances: local processes, or pods through the Kubernetes API."""
+
+    async def start(self, spec: FunctionSpec, instance_id: str) -> None:
+        """Start one instance; returns once it is on its way. Raises InstanceStartError with a reason for people."""
+        ...
+
+    async def kill(self, instance_id: str) -> None:
+        """End an instance at once, whatever it holds. A drain goes through the instance's control stream."""
+        ...
+
+    def instances(self) -> Mapping[str, RunningInstance]:
+        """Those that run, also ones that an earlier controller started; no I/O."""
+        ...
+
+    def on_exit(self, report: ExitReport) -> None:
+        """Call `report` in the event loop when an instance is gone."""
+        ...
+
+    async def adopt(self, functions: Mapping[str, FunctionSpec]) -> None:
+        """Find the instances that an earlier controller left running."""
+        ...
+
+    async def close(self, kill: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Let go of everything; instances keep running unless the platform stops."""
+        ...
+
+
+class InstanceStartError(Exception):
+    """An instance could not be started; the message says why, for people."""

@@ -1,0 +1,1 @@
+"""The gateway: takes HTTP, writes invocations into Redis, answers from replies."""

@@ -1,0 +1,1 @@
+"""The runtime: leases invocations, enforces deadlines, returns results."""
