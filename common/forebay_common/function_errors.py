@@ -18,7 +18,8 @@ def error_document(error_type: str, message: str, request_id: str | None = None)
 def timed_out(request_id: str, timeout_ms: int) -> bytes:
     """The answer to a call whose handler process was killed at its deadline."""
     return error_document(
-        "Sandbox.Timedout", f"RequestId: {request_id} Error: Task timed out after {timeout_ms / 1000:.2f} seconds"
+        "Sandbox.Timedout",
+        f"RequestId: {request_id} Error: Task timed out after {timeout_ms / 1000:.2f} seconds",
     )
 
 
@@ -56,7 +57,16 @@ def instance_lost(request_id: str, instance_id: str) -> bytes:
 
 
 _SIGNALS = {
-    1: "hangup", 2: "interrupt", 3: "quit", 4: "illegal instruction", 6: "aborted", 7: "bus error",
-    8: "floating point exception", 9: "killed", 11: "segmentation fault", 13: "broken pipe", 15: "terminated",
+    1: "hangup",
+    2: "interrupt",
+    3: "quit",
+    4: "illegal instruction",
+    6: "aborted",
+    7: "bus error",
+    8: "floating point exception",
+    9: "killed",
+    11: "segmentation fault",
+    13: "broken pipe",
+    15: "terminated",
 }
 """Signal names as Lambda words them (Go's own texts)."""

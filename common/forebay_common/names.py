@@ -33,9 +33,7 @@ def parse_reference(text: str) -> FunctionReference | None:
     match = _REFERENCE.fullmatch(text)
     if match is None:
         return None
-    return FunctionReference(
-        match["name"], match["qualifier"] or "", match["region"] or "", match["account"] or ""
-    )
+    return FunctionReference(match["name"], match["qualifier"] or "", match["region"] or "", match["account"] or "")
 
 
 def function_arn(region: str, account: str, name: str, qualifier: str = "") -> str:

@@ -30,9 +30,7 @@ TAG_SOURCE = 0x82
 TAG_IDEMPOTENCY_HASH = 0x83
 TAG_CALLER = 0x84
 
-KNOWN = frozenset(
-    {CLAIM, TAG_REPLY_TOKEN, TAG_REPLY_ADDRESS, TAG_VERSION, TAG_ARN, TAG_CLIENT_CONTEXT}
-)
+KNOWN = frozenset({CLAIM, TAG_REPLY_TOKEN, TAG_REPLY_ADDRESS, TAG_VERSION, TAG_ARN, TAG_CLIENT_CONTEXT})
 """Mandatory tags this release acts on. Durable execution and group are drawn but not known yet: a record that
 carries one is left queued for a release that knows it."""
 
@@ -73,7 +71,7 @@ class Invocation:
         "wait_ms",
     )
 
-    def __init__(  # noqa: D417 - the class docstring tells the fields
+    def __init__(
         self,
         *,
         kind: int,

@@ -52,8 +52,7 @@ RESULT_ERROR_EXIT = 2
 FRAME_MAX_BYTES = 8 * 1024 * 1024
 
 
-def pack(kind, *parts):
-    # type: (int, *bytes) -> bytes
+def pack(kind: int, *parts: bytes) -> bytes:
     """A whole frame."""
     body = b"".join(parts)
     return HEADER.pack(len(body) + 1, kind) + body

@@ -1,0 +1,1 @@
+"""Benchmarks: each figure a ratio in one run."""
