@@ -70,10 +70,10 @@ class PlatformKeys:
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
         self.prefix = prefix
-        self.functions = f"{prefix}:functions"
+        self.functions = f"{prefix}:{{functions}}"
         """Hash: `NAMESPACE/NAME` -> routing entry (JSON). Also the channel on which a change is announced."""
-        self.generation = f"{prefix}:functions:generation"
-        """Counter of changes to the function table."""
+        self.generation = f"{prefix}:{{functions}}:generation"
+        """Counter of changes to the function table; on the table's slot, since both change in one step."""
         self.processes = f"{prefix}:processes"
         """Set of ids of processes that own a reply list."""
         self.wake_channel = f"{prefix}:wake"
@@ -86,6 +86,10 @@ class PlatformKeys:
     def process(self, process_id: str) -> str:
         """Heartbeat of a process that owns a reply list."""
         return f"{self.prefix}:process:{process_id}"
+
+    def process_gone(self, process_id: str) -> str:
+        """Marks a process as dead while replies for it may still come; its TTL says for how much longer."""
+        return f"{self.prefix}:process:{process_id}:gone"
 
     def function(self, namespace: str, name: str, uid: str) -> FunctionKeys:
         """Keys of one function."""

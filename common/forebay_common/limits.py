@@ -32,6 +32,7 @@ STREAM_WINDOW_FRAMES = 16  # chunks of one streamed reply in flight
 SYNC_QUEUE_MAX = 1_000
 ASYNC_QUEUE_MAX = 100_000
 DEAD_LETTERS_MAX = 1_000
+DEAD_LETTER_TTL_S = 14 * 86_400  # from a function's last dead letter on
 WAIT_DEFAULT_MS = 30_000
 WAIT_MARGIN_MS = 10_000  # a function with a long timeout is waited for this much longer than its timeout
 MAX_INSTANCES_DEFAULT = 20

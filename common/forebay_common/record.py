@@ -2,8 +2,8 @@
 
 A fixed header, then tag-length-value fields, then the untouched payload. Times in the record are durations;
 acceptance is the stream entry's own id (Redis's clock), or `first_accepted_ms` once the record has moved to
-another entry (a retry, a hand-back). The scripts in `lua/` patch `attempt` and `first_accepted_ms` at the
-offsets given here, without reading the rest.
+another entry (a retry, a hand-back). The scripts in `lua/` read and patch `attempt`, `wait_ms` and
+`first_accepted_ms` at the offsets given here, without reading the rest.
 """
 
 import struct
@@ -38,6 +38,7 @@ HEADER = struct.Struct(">BBHBBIIIQ16s")
 """version, kind, flags, attempt, reserved, revision, wait_ms, timeout_ms, first_accepted_ms, invocation id."""
 
 ATTEMPT_OFFSET = 4
+WAIT_OFFSET = 10
 FIRST_ACCEPTED_OFFSET = 18
 
 _ATTEMPT_MAX = 0xFF

@@ -1,0 +1,20 @@
+-- Delayed events that are due go back to the async queue.
+-- KEYS: 1 delayed set; 2 async stream
+-- ARGV: 1 how many at most
+-- Returns {how many moved, ms until the next is due (0: there are more now) or -1}.
+-- Errors: none of its own.
+--- include record
+local now = now_ms()
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+for _, record in ipairs(due) do
+  -- The record has kept its moment of acceptance since it left its first entry. No stream: the function is deleted,
+  -- and a new stream would outlive it.
+  redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', 'r', record)
+  redis.call('ZREM', KEYS[1], record)
+end
+local due_in = -1
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if first[2] then
+  due_in = math.max(tonumber(first[2]) - now, 0)
+end
+return {#due, due_in}

@@ -1,0 +1,81 @@
+"""The controller's and the gateway's way to Redis: settings, and a client that never repeats a command by itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
+
+from forebay_common.scripts import Script, load_all
+
+CONNECT_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 10.0
+"""Above `BLOCK_MS`, so that a blocking read ends by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """Where Redis is: `unix_socket`, or `host` and `port` (with TLS when `tls`). None means not set."""
+
+    unix_socket: str | None = None
+    host: str | None = None
+    port: int = 6379
+    tls: bool = False
+    username: str | None = None
+    password: str | None = None
+    db: int = 0
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read the `redis` member of a process's configuration. Raises ValueError when it names no server."""
+        unknown = set(document) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"unknown Redis settings: {', '.join(sorted(unknown))}")
+        settings = cls(**{name: value for name, value in document.items() if value is not None})
+        if (settings.unix_socket is None) == (settings.host is None):
+            raise ValueError("Redis settings need either unix_socket or host")
+        return settings
+
+
+def connect(settings: RedisSettings) -> Redis:
+    """A client that connects on first use and answers bytes.
+
+    No command is repeated after a connection broke: only the caller knows whether it may run twice (an XADD of a
+    sync call may not). Raises redis.exceptions.ConnectionError or TimeoutError from the commands.
+    """
+    where: dict[str, Any] = {"unix_socket_path": settings.unix_socket}
+    if settings.host is not None:
+        where = {"host": settings.host, "port": settings.port, "ssl": settings.tls}
+    return Redis(
+        **where,
+        username=settings.username,
+        password=settings.password,
+        db=settings.db,
+        decode_responses=False,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=COMMAND_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        # Redis 7.0 and Valkey differ in what they answer under RESP3; under RESP2 they are alike.
+        protocol=2,
+    )
+
+
+async def command(redis: Redis, *parts: str | bytes | float) -> Any:
+    """One command, with redis-py's answer for it. redis-py's own methods promise str where this client gives bytes."""
+    return await redis.execute_command(*parts)  # type: ignore[no-untyped-call]
+
+
+async def run(redis: Redis, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | float] = ()) -> Any:
+    """Run one of the queue's scripts; loads them all when Redis does not know it (it was restarted).
+
+    Not for instances: they may call EVALSHA only. Raises redis.exceptions.RedisError.
+    """
+    call = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+    try:
+        return await command(redis, *call)
+    except NoScriptError:
+        await load_all(redis)
+        return await command(redis, *call)
