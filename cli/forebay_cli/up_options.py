@@ -1,0 +1,129 @@
+"""The options of `forebay up`, checked before anything is started."""
+
+import ipaddress
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from forebay_cli import defaults
+from forebay_cli.embedded_valkey import RedisAddress
+from forebay_cli.errors import UserError
+
+PORT_MAX = 65_535
+LOG_LEVELS = ("debug", "info", "warning", "error")
+REGION = "us-east-1"
+ACCOUNT = "000000000000"
+RETRY_DELAY_MAX_S = 21_600.0
+"""An async event's greatest age: no retry can be later."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `up` was asked for. `redis` None: the embedded Valkey. `port` 0: any free one."""
+
+    data_dir: Path
+    host: str = defaults.HOST
+    port: int = defaults.PORT
+    redis: RedisAddress | None = None
+    retry_delays_s: tuple[float, ...] = ()
+    watch: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    allow_remote: bool = False
+    log_level: str = "info"
+    verbose: bool = False
+
+
+def parse_retry_delays(text: str) -> tuple[float, ...]:
+    """Seconds before each retry of an async event, as `60,120`. Raises UserError."""
+    try:
+        delays = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        delays = ()
+    if not delays or not all(0 <= delay <= RETRY_DELAY_MAX_S for delay in delays):
+        raise UserError(
+            f"--async-retry-delays {text!r}: write the seconds before each retry, as 1,2 "
+            f"(each at most {RETRY_DELAY_MAX_S:.0f})"
+        )
+    return delays
+
+
+def check_log_level(text: str) -> str:
+    """A known log level in lower case. Raises UserError."""
+    level = text.lower()
+    if level not in LOG_LEVELS:
+        raise UserError(f"--log-level {text!r}: choose one of {', '.join(LOG_LEVELS)}")
+    return level
+
+
+def check_platform() -> None:
+    """Raise UserError where `up` cannot run."""
+    if not sys.platform.startswith("linux"):
+        raise UserError("`forebay up` needs Linux (namespaces and process control): run it in a Linux VM or container")
+
+
+def check_address(host: str, port: int, *, allow_remote: bool) -> None:
+    """See that we may listen there: a valid address, loopback unless allowed, not taken. Raises UserError."""
+    if not 0 <= port <= PORT_MAX:
+        raise UserError(f"--port {port}: a port is a number from 1 to {PORT_MAX}, or 0 for any free one")
+    addresses = resolve(host)
+    if not allow_remote and not all(ipaddress.ip_address(address).is_loopback for _, address in addresses):
+        raise UserError(
+            f"--host {host} is reachable from other machines, and there is no authentication yet: "
+            f"listen on {defaults.HOST}, or add --allow-remote if whoever reaches it may run code here"
+        )
+    for family, address in addresses:
+        _try_bind(family, address, port, host)
+
+
+def resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    """The addresses of a host. Raises UserError when there is none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--host {host!r} is no address of this machine: use {defaults.HOST} or ::1") from error
+    return [(family, str(address[0])) for family, _, _, _, address in found]
+
+
+def _try_bind(family: socket.AddressFamily, address: str, port: int, host: str) -> None:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As the gateway will: connections of an earlier run in TIME_WAIT do not count as taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+            probe.listen(1)
+        except PermissionError:
+            raise UserError(f"port {port} needs root on this machine: choose one from 1024 up by --port") from None
+        except OSError as error:
+            if error.errno is not None and port and "in use" in (error.strerror or ""):
+                raise UserError(
+                    f"port {port} on {host} is taken by another program: stop it, or choose another by --port "
+                    "(0 takes any free one)"
+                ) from None
+            raise UserError(f"cannot listen on {host}: {error.strerror}; use {defaults.HOST} or ::1") from None
+
+
+def free_port(host: str) -> int:
+    """A port nobody listens on right now."""
+    family, address = resolve(host)[0]
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def url_host(host: str) -> str:
+    """How a program on this machine writes the host in a URL: wildcards are reached by loopback."""
+    if host in {"0.0.0.0", "::"}:
+        return defaults.HOST if host == "0.0.0.0" else "[::1]"
+    return f"[{host}]" if ":" in host else host
+
+
+def reachable_address(host: str) -> str:
+    """A literal address by which this machine reaches a host it listens on (a name would need a resolver thread)."""
+    return {"0.0.0.0": defaults.HOST, "::": "::1"}.get(host) or resolve(host)[0][1]
+
+
+def gateway_allowed_hosts(options: UpOptions) -> list[str]:
+    """The host names beside loopback's that requests may carry: those given, and the one listened on."""
+    own = [] if options.host in {"0.0.0.0", "::", "localhost"} else [options.host]
+    return [*own, *options.allowed_hosts]
