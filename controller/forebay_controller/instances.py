@@ -1,0 +1,149 @@
+"""What each instance of a function is doing: from the backend, its heartbeat and what it has leased. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from forebay_controller.autoscale import Fleet
+
+START_MAX_S = 120.0
+"""An instance that says nothing for so long after its start will not come any more. Each runtime bounds its own
+init far below this; the bound is for one that hangs before it can."""
+DRAIN_MARGIN_S = 10.0
+"""A draining instance may run its calls to their timeout, and then has this long to leave."""
+SILENT_MAX_S = 60.0
+"""A paused instance is killed after this: by then its leases are over, and it holds a place for nothing."""
+
+
+class State(StrEnum):
+    """What an instance can do now; the values are labels of the metrics."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    DRAINING = "draining"
+    FAILED = "failed"
+    SILENT = "silent"
+    """It runs, says the backend, but its heartbeat has expired: it is paused or cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """An instance's heartbeat hash, decoded; `state` is starting, ready, draining or failed."""
+
+    state: str
+    reason: str = ""
+    done: int = 0
+    busy_us: int = 0
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[bytes, bytes]) -> "Heartbeat | None":
+        """Read the hash; None when it is empty (expired, or not written yet)."""
+        if not fields:
+            return None
+        return cls(
+            state=fields.get(b"state", b"starting").decode(),
+            reason=fields.get(b"reason", b"").decode(errors="replace"),
+            done=int(fields.get(b"done", 0)),
+            busy_us=int(fields.get(b"busy_us", 0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instance as the controller knows it; times are seconds of the controller's clock.
+
+    `ready_s`, `seen_s` (last heartbeat) and `drain_s` (when it was told to drain) are None until they happen.
+    """
+
+    instance_id: str
+    revision: int
+    started_s: float
+    state: State = State.STARTING
+    reason: str = ""
+    pending: int = 0
+    done: int = 0
+    idle_since_s: float = 0.0
+    ready_s: float | None = None
+    seen_s: float | None = None
+    drain_s: float | None = None
+    adopted: bool = False
+
+    @property
+    def serves(self) -> bool:
+        """Whether it takes calls, now or once it is ready."""
+        return self.state in _SERVING
+
+
+_SERVING = frozenset({State.STARTING, State.IDLE, State.BUSY})
+
+
+def observed(instance: Instance, heartbeat: Heartbeat | None, pending: int, now_s: float) -> Instance:
+    """The instance after a look at its heartbeat and the number of calls it has leased."""
+    if heartbeat is None:
+        silent = instance.seen_s is not None and instance.drain_s is None
+        return replace(instance, pending=pending, state=State.SILENT if silent else instance.state)
+    state = _state(instance, heartbeat, pending)
+    used = pending > 0 or heartbeat.done != instance.done
+    ready_s = instance.ready_s
+    if ready_s is None and state in (State.IDLE, State.BUSY):
+        ready_s = now_s
+    return replace(
+        instance,
+        state=state,
+        reason=heartbeat.reason,
+        pending=pending,
+        done=heartbeat.done,
+        idle_since_s=now_s if used or instance.ready_s is None else instance.idle_since_s,
+        ready_s=ready_s,
+        seen_s=now_s,
+    )
+
+
+def _state(instance: Instance, heartbeat: Heartbeat, pending: int) -> State:
+    if heartbeat.state == "failed":
+        return State.FAILED
+    if heartbeat.state == "draining" or instance.drain_s is not None:
+        return State.DRAINING
+    if heartbeat.state == "ready":
+        return State.BUSY if pending else State.IDLE
+    return State.STARTING
+
+
+def fleet(instances: Iterable[Instance], revision: int) -> Fleet:
+    """A function's instances counted for the scaling decision: those of `revision` serve, others leave.
+
+    A silent instance counts as neither: nothing says that it will ever take a call again.
+    """
+    counts = dict.fromkeys(State, 0)
+    leaving = 0
+    for instance in instances:
+        if instance.serves and instance.revision == revision:
+            counts[instance.state] += 1
+        elif instance.state is not State.SILENT:
+            leaving += 1
+    return Fleet(starting=counts[State.STARTING], idle=counts[State.IDLE], busy=counts[State.BUSY], leaving=leaving)
+
+
+def to_drain(instances: Iterable[Instance], revision: int, count: int) -> list[str]:
+    """Which instances leave: the longest idle first, then the youngest still starting. Never a busy one."""
+    serving = [instance for instance in instances if instance.revision == revision]
+    idle = sorted((i for i in serving if i.state is State.IDLE), key=lambda i: i.idle_since_s)
+    starting = sorted((i for i in serving if i.state is State.STARTING), key=lambda i: -i.started_s)
+    return [instance.instance_id for instance in (idle + starting)[:count]]
+
+
+def outdated(instances: Iterable[Instance], revision: int) -> list[str]:
+    """Instances of another revision that still take calls: they are told to drain."""
+    return [i.instance_id for i in instances if i.serves and i.revision != revision]
+
+
+def overdue(instance: Instance, timeout_s: float, now_s: float) -> str:
+    """Why an instance has to be killed, in words for people; "" when it may go on."""
+    if instance.drain_s is not None and now_s - instance.drain_s > timeout_s + DRAIN_MARGIN_S:
+        return "it did not leave after it was told to"
+    if instance.state is State.STARTING and now_s - instance.started_s > START_MAX_S + timeout_s:
+        return f"it was not ready within {START_MAX_S + timeout_s:.0f} s"
+    if instance.state is State.SILENT and instance.seen_s is not None and now_s - instance.seen_s > SILENT_MAX_S:
+        return "it has not been heard of for too long"
+    return ""
