@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from forebay_cli.errors import UserError
-from forebay_cli.processes import ProcessIdentity, end_processes
+from forebay_cli.processes import PROCESSES_FILE, ProcessIdentity, end_processes
+from forebay_controller.instance_folder import InstanceFolder
 
 RUN_DIR_PREFIX = "forebay-"
-PROCESSES_FILE = "processes.json"
 SOCKET_PATH_MAX_BYTES = 107
-LONGEST_SOCKET = "instances/" + "0" * 32 + "/control.sock"
+LONGEST_SOCKET = "instances/" + "0" * 32 + "/socket/control.sock"
 
 
 def default_data_dir() -> Path:
@@ -106,11 +106,16 @@ def is_own_run_dir(path: Path) -> bool:
 
 
 def recorded_processes(run_dir: Path) -> Iterator[ProcessIdentity]:
-    """The processes that an `up` and its controller wrote down: `[[pid, start ticks], …]` in each file."""
-    for file in (run_dir / PROCESSES_FILE, *run_dir.glob(f"instances/*/{PROCESSES_FILE}")):
-        with suppress(OSError, ValueError, TypeError):  # half-made instances have none yet
-            for pid, ticks in json.loads(file.read_bytes()):
-                yield ProcessIdentity(int(pid), int(ticks))
+    """The processes that an `up` and its controller wrote down; what is half-written names none."""
+    with suppress(OSError, ValueError, TypeError):
+        for pid, ticks in json.loads((run_dir / PROCESSES_FILE).read_bytes()):
+            yield ProcessIdentity(int(pid), int(ticks))
+    instances = run_dir / "instances"
+    for folder in instances.iterdir() if instances.is_dir() else ():
+        record = InstanceFolder(instances, folder.name).read_record()
+        if record is not None:
+            yield ProcessIdentity(*record.runtime)
+            yield ProcessIdentity(*record.sandbox)
 
 
 def make_run_dir() -> Path:

@@ -20,6 +20,8 @@ from typing import IO
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 OPEN_FILES_MAX = 1 << 20
+PROCESSES_FILE = "processes.json"
+"""`[[pid, start ticks], …]` of the children, in the folder they run in."""
 END_WAIT_S = 5.0
 """How long ended processes of an earlier `up` may take to disappear after SIGKILL."""
 
@@ -164,8 +166,9 @@ class ProcessTable:
     exit status from whoever else would wait for a single one.
     """
 
-    def __init__(self, record: Path, on_exit: Callable[[Child], None]) -> None:
-        self._record = record
+    def __init__(self, folder: Path, on_exit: Callable[[Child], None]) -> None:
+        self._folder = folder
+        self._record = folder / PROCESSES_FILE
         self._on_exit = on_exit
         self._children: dict[int, Child] = {}
 
@@ -197,6 +200,7 @@ class ProcessTable:
         process = subprocess.Popen(
             args,
             env=dict(env),
+            cwd=self._folder,  # nothing that lies about in the user's folder is imported by ours
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

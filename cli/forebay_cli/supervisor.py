@@ -24,7 +24,7 @@ from forebay_cli import embedded_valkey
 from forebay_cli.child_logs import LEVELS, ChildLog, Say
 from forebay_cli.embedded_valkey import RedisAddress
 from forebay_cli.errors import UserError
-from forebay_cli.folders import PROCESSES_FILE, DataDir, make_run_dir
+from forebay_cli.folders import DataDir, make_run_dir
 from forebay_cli.processes import Child, ProcessTable, become_subreaper, raise_open_files
 from forebay_cli.readiness import get_ready
 from forebay_cli.restarts import RestartPolicy
@@ -32,6 +32,7 @@ from forebay_cli.up_options import (
     ACCOUNT,
     REGION,
     UpOptions,
+    check_address,
     free_port,
     gateway_allowed_hosts,
     reachable_address,
@@ -98,7 +99,7 @@ class Supervisor:
                 self._say(f"cleaned up after an earlier `up` that was killed ({leftovers.processes} processes ended)")
             self.run_dir = make_run_dir()
             data.write(pid=os.getpid(), run_dir=str(self.run_dir), url=self.url)
-            self._processes = ProcessTable(self.run_dir / PROCESSES_FILE, self._child_exited)
+            self._processes = ProcessTable(self.run_dir, self._child_exited)
             try:
                 await self._supervise()
             finally:
@@ -147,8 +148,7 @@ class Supervisor:
     # Starting
 
     async def _start_all(self) -> None:
-        logs = self.options.data_dir / "logs" / "platform"
-        logs.mkdir(parents=True, exist_ok=True)
+        self._log_dir.mkdir(exist_ok=True)
         if self.options.redis is None:
             redis = self._start_valkey()
             await self._until(VALKEY, lambda: embedded_valkey.check(redis))
@@ -166,6 +166,11 @@ class Supervisor:
             self._until(CONTROLLER, lambda: get_ready(unix_socket=str(self.controller_socket))),
             self._until(GATEWAY, lambda: get_ready(host=reachable_address(self.options.host), port=self.port)),
         )
+
+    @property
+    def _log_dir(self) -> Path:
+        """The platform's own logs; functions have `logs/NAME`, and any name."""
+        return self.options.data_dir / "platform-logs"
 
     @property
     def controller_socket(self) -> Path:
@@ -220,7 +225,7 @@ class Supervisor:
         return Part(name, start, self._log(name, show=show))
 
     def _log(self, name: str, *, show: int | None) -> ChildLog:
-        return ChildLog(name, self.options.data_dir / "logs" / "platform" / f"{name}.log", show)
+        return ChildLog(name, self._log_dir / f"{name}.log", show)
 
     def _write_private(self, name: str, text: str) -> Path:
         file = self.run_dir / name

@@ -98,10 +98,15 @@ async def function_names(supervisor: Supervisor) -> list[str]:
 
 
 async def isolation_of_functions(supervisor: Supervisor) -> str:
-    """Which isolation functions get on this machine, in the sandbox's own words."""
+    """Which isolation functions get on this machine, as the sandbox itself finds it."""
     found = find_spec("forebay_handlers")
     assert found is not None
     assert found.submodule_search_locations is not None
     sandbox = Path(found.submodule_search_locations[0]) / "sandbox.py"
     answer = await supervisor.ask("probe", [sys.executable, "-I", "-S", str(sandbox), "--probe"])
-    return answer or "isolation unknown"
+    with suppress(ValueError, KeyError, TypeError):
+        found_out = json.loads(answer)
+        if found_out["namespaces"]:
+            return "run in their own mount, process and user namespaces"
+        return f"run in process groups of this machine, not in namespaces ({found_out['reason']})"
+    return "run in process groups of this machine, not in namespaces (the probe failed)"
