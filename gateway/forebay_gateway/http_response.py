@@ -12,6 +12,8 @@ import re
 from base64 import b64decode
 from typing import Any, NamedTuple
 
+from starlette.types import Send
+
 from forebay_gateway.http_event import HOP_BY_HOP, Headers
 
 JSON_TYPE = (b"content-type", b"application/json")
@@ -77,6 +79,13 @@ def sendable(answer: HttpAnswer, method: str) -> tuple[Headers, bytes]:
         return answer.headers, b""
     headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
     return headers, b"" if method == "HEAD" else answer.body
+
+
+async def send_answer(send: Send, answer: HttpAnswer, method: str) -> None:
+    """Send a whole answer to a request of `method`."""
+    headers, body = sendable(answer, method)
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _untouched(result: bytes) -> HttpAnswer:
