@@ -1,19 +1,24 @@
 """The controller's and the gateway's way to Redis: settings, and a client that never repeats a command by itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from forebay_common.scripts import Script, load_all
 
 CONNECT_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 10.0
 """Above `BLOCK_MS`, so that a blocking read ends by itself."""
+
+Part = str | bytes | float
+"""A command's name or one of its arguments."""
+Call = tuple[Script, Sequence[str], Sequence[Part]]
+"""A script with its keys and arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +68,47 @@ def connect(settings: RedisSettings) -> Redis:
     )
 
 
-async def command(redis: Redis, *parts: str | bytes | float) -> Any:
+async def command(redis: Redis, *parts: Part) -> Any:
     """One command, with redis-py's answer for it. redis-py's own methods promise str where this client gives bytes."""
     return await redis.execute_command(*parts)  # type: ignore[no-untyped-call]
 
 
-async def run(redis: Redis, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | float] = ()) -> Any:
-    """Run one of the queue's scripts; loads them all when Redis does not know it (it was restarted).
+async def pipeline(redis: Redis, commands: Iterable[Sequence[Part]], *, transaction: bool = False) -> list[Any]:
+    """Several commands in one write; all or nothing with `transaction`.
 
-    Not for instances: they may call EVALSHA only. Raises redis.exceptions.RedisError.
+    An answer that is an error stands in the list as its exception, so that the others are not lost with it; a
+    transaction that was not executed raises. Raises redis.exceptions.RedisError.
     """
-    call = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-    try:
-        return await command(redis, *call)
-    except NoScriptError:
+    async with redis.pipeline(transaction=transaction) as pipe:
+        for parts in commands:
+            pipe.execute_command(*parts)
+        return await pipe.execute(raise_on_error=False)
+
+
+def checked(answers: Sequence[Any]) -> Sequence[Any]:
+    """The answers of a pipeline in which no command may fail; raises the first error among them."""
+    for answer in answers:
+        if isinstance(answer, RedisError):
+            raise answer
+    return answers
+
+
+async def run_many(redis: Redis, calls: Sequence[Call]) -> list[Any]:
+    """Run scripts (each with its keys and arguments) in one write; loads them when Redis does not know them.
+
+    Not for instances: they may call EVALSHA only. A script that was not known did nothing, so calling it again is
+    safe whatever it does. Raises redis.exceptions.RedisError.
+    """
+    parts = [("EVALSHA", script.sha, len(keys), *keys, *arguments) for script, keys, arguments in calls]
+    answers = await pipeline(redis, parts)
+    unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+    if unknown:
         await load_all(redis)
-        return await command(redis, *call)
+        for at, answer in zip(unknown, await pipeline(redis, [parts[at] for at in unknown]), strict=True):
+            answers[at] = answer
+    return list(checked(answers))
+
+
+async def run(redis: Redis, script: Script, keys: Sequence[str], arguments: Sequence[Part] = ()) -> Any:
+    """Run one script, as `run_many` does."""
+    return (await run_many(redis, [(script, keys, arguments)]))[0]

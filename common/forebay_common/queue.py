@@ -1,0 +1,287 @@
+"""The controller's side of the queue: making and removing it, looking at it, and talking to instances.
+
+What happens to the work of a dead instance is in `recovery.py`, the function table in `function_table.py`. The
+protocol as a whole is described in docs/queue-protocol.md.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from forebay_common import limits, scripts
+from forebay_common.keys import GROUP, FunctionKeys, PlatformKeys
+from forebay_common.record import Invocation
+from forebay_common.redis_client import checked, command, pipeline, run, run_many
+from forebay_common.tlv import CodecError
+
+CONTROLLER_CONSUMER = "controller"
+"""The consumer under which a controller takes sync calls that it answers itself; no instance has this id."""
+
+CONTROL_FIELD = "c"
+PROMOTE_BATCH = 100
+_CONTROL_MAX_ENTRIES = 100
+_SCAN_ROUNDS_MAX = 10_000
+_SCAN_COUNT = 1_000
+_DEAD_PAGE = 100
+_WAKE_POLL_S = 5.0
+_RECONNECT_S = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionQueue:
+    """The queues of one function version: the function's keys and the version's name."""
+
+    keys: FunctionKeys
+    version: str = "$LATEST"
+
+    @property
+    def sync(self) -> str:
+        """Stream of sync calls."""
+        return self.keys.sync(self.version)
+
+    @property
+    def async_(self) -> str:
+        """Stream of async events."""
+        return self.keys.async_(self.version)
+
+    @property
+    def delayed(self) -> str:
+        """Sorted set of events that wait for a later time."""
+        return self.keys.delayed(self.version)
+
+    @property
+    def dead(self) -> str:
+        """Stream of dead letters."""
+        return self.keys.dead(self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """One stream: its length, pending entries by consumer, and the age of the oldest entry nobody was given."""
+
+    length: int
+    oldest_age_ms: int | None = None
+    pending: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def in_flight(self) -> int:
+        """Entries that an instance holds."""
+        return sum(self.pending.values())
+
+    @property
+    def queued(self) -> int:
+        """Entries that nobody holds; exact, since acknowledgement and deletion are one step."""
+        return max(0, self.length - self.in_flight)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """One version's queues at one moment. `delayed_due_in_ms` is None when nothing is delayed."""
+
+    sync: StreamState
+    async_: StreamState
+    delayed: int = 0
+    delayed_due_in_ms: int | None = None
+    dead: int = 0
+
+    def held_by(self, consumer: str) -> int:
+        """How many entries one instance holds."""
+        return self.sync.pending.get(consumer, 0) + self.async_.pending.get(consumer, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceReport:
+    """An instance's heartbeat. `state` is starting, ready, draining or failed; durations in microseconds."""
+
+    state: str
+    reason: str = ""
+    in_flight: int = 0
+    done: int = 0
+    busy_us: int = 0
+    init_us: int = 0
+    pid: int = 0
+    revision: int = 0
+    started_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What `promote` did: events moved, and when the next is due (0: at once, None: nothing is delayed)."""
+
+    moved: int
+    due_in_ms: int | None
+
+
+async def create_queues(redis: Redis, queue: VersionQueue) -> None:
+    """Make a version's streams and their group; what is there already stays as it is.
+
+    Raises redis.exceptions.RedisError.
+    """
+    create = ("XGROUP", "CREATE")
+    streams = (queue.sync, queue.async_)
+    for answer in await pipeline(redis, [(*create, stream, GROUP, "0", "MKSTREAM") for stream in streams]):
+        if isinstance(answer, ResponseError) and str(answer).startswith("BUSYGROUP"):
+            continue
+        checked([answer])
+
+
+async def observe(redis: Redis, queues: Sequence[VersionQueue]) -> list[QueueState | None]:
+    """The state of each version's queues, in one round trip; None where the queues do not exist.
+
+    Raises redis.exceptions.RedisError.
+    """
+    answers = await run_many(
+        redis,
+        [(scripts.OBSERVE, (queue.sync, queue.async_, queue.delayed, queue.dead), ()) for queue in queues],
+    )
+    return [_queue_state(answer) for answer in answers]
+
+
+def _queue_state(answer: Any) -> QueueState | None:
+    if answer is None:
+        return None
+    sync, async_, (delayed, due_in_ms), dead = answer
+    return QueueState(_stream_state(*sync), _stream_state(*async_), delayed, _or_none(due_in_ms), dead)
+
+
+def _stream_state(length: int, age_ms: int, consumers: list[bytes]) -> StreamState:
+    pending = {consumers[at].decode(): int(consumers[at + 1]) for at in range(0, len(consumers), 2)}
+    return StreamState(length, _or_none(age_ms), pending)
+
+
+def _or_none(number: int) -> int | None:
+    """-1 stands for "none" in what the scripts return."""
+    return None if number < 0 else number
+
+
+async def read_instances(
+    redis: Redis, instances: Sequence[tuple[FunctionKeys, str]]
+) -> dict[str, InstanceReport | None]:
+    """The heartbeats of instances, by id, in one round trip; None where there is none (yet, or any more).
+
+    Raises redis.exceptions.RedisError.
+    """
+    answers = checked(await pipeline(redis, [("HGETALL", keys.instance(ident)) for keys, ident in instances]))
+    return {ident: _report(answer) for (_, ident), answer in zip(instances, answers, strict=True)}
+
+
+def _report(answer: dict[bytes, bytes]) -> InstanceReport | None:
+    fields = {name.decode(): value.decode(errors="replace") for name, value in answer.items()}
+    if "state" not in fields:
+        return None
+    numbers = {
+        name: int(fields[name])
+        for name in ("in_flight", "done", "busy_us", "init_us", "pid", "revision", "started_ms")
+        if fields.get(name, "").isdecimal()
+    }
+    return InstanceReport(state=fields["state"], reason=fields.get("reason", ""), **numbers)
+
+
+async def send_control(redis: Redis, keys: FunctionKeys, instance_id: str, message: Mapping[str, Any]) -> bool:
+    """Tell an instance something, e.g. {"command": "drain"}; False when it is not (or no longer) there.
+
+    Raises redis.exceptions.RedisError.
+    """
+    entry_id = await command(
+        redis,
+        *("XADD", keys.control(instance_id), "NOMKSTREAM", "MAXLEN", "~", _CONTROL_MAX_ENTRIES, "*"),
+        *(CONTROL_FIELD, json.dumps(message, separators=(",", ":"))),
+    )
+    return entry_id is not None
+
+
+async def promote(redis: Redis, queue: VersionQueue, limit: int = PROMOTE_BATCH) -> Promotion:
+    """Move delayed events that are due to the async queue. Raises redis.exceptions.RedisError."""
+    moved, due_in_ms = await run(redis, scripts.PROMOTE, (queue.delayed, queue.async_), (limit,))
+    return Promotion(moved, _or_none(due_in_ms))
+
+
+async def trim_dead_letters(redis: Redis, queue: VersionQueue, dead: int) -> int:
+    """Drop the oldest dead letters above `DEAD_LETTERS_MAX`, with their bodies; `dead` as observed.
+
+    Gives how many were dropped; at most a page of them, so call it again while it gives any. Raises
+    redis.exceptions.RedisError.
+    """
+    over = min(dead - limits.DEAD_LETTERS_MAX, _DEAD_PAGE)
+    if over <= 0:
+        return 0
+    entries: list[tuple[bytes, dict[bytes, bytes]]] = await command(
+        redis, "XRANGE", queue.dead, "-", "+", "COUNT", over
+    )
+    bodies = [body for _, fields in entries if (body := _body_key(queue.keys, fields[b"r"])) is not None]
+    removal = [("UNLINK", *bodies)] if bodies else []
+    checked(await pipeline(redis, [*removal, ("XDEL", queue.dead, *(ident for ident, _ in entries))], transaction=True))
+    return len(entries)
+
+
+def _body_key(keys: FunctionKeys, record: bytes) -> str | None:
+    try:
+        claim = Invocation.decode(record).claim
+    except CodecError as error:
+        # A newer release's record: its body goes with its own TTL.
+        _log.warning("dead letter cannot be read: %s", error)
+        return None
+    return f"{keys.base}:{claim}" if claim else None
+
+
+async def delete_function_keys(redis: Redis, keys: FunctionKeys, versions: Sequence[str] = ("$LATEST",)) -> None:
+    """Remove everything of a deleted function. Its gateways' entry and its instances are gone before.
+
+    First what has no TTL and is known by name, the spec last: a controller that dies here finds it and goes on.
+    Then whatever else stands under the tag (bodies, results, heartbeats: each would also end by its TTL), by SCAN
+    with a bound. Raises redis.exceptions.RedisError.
+    """
+    index: dict[bytes, bytes] = await command(redis, "HGETALL", keys.code_index())
+    chunks = [keys.code(sha.decode(), at) for sha, entry in index.items() for at in range(json.loads(entry)["chunks"])]
+    queues = [VersionQueue(keys, version) for version in versions]
+    streams = [key for queue in queues for key in (queue.sync, queue.async_, queue.delayed, queue.dead)]
+    await command(redis, "UNLINK", *streams, *chunks)
+    await _unlink_tag(redis, keys)
+    await command(redis, "UNLINK", keys.code_index(), keys.spec())
+
+
+async def _unlink_tag(redis: Redis, keys: FunctionKeys) -> None:
+    pattern = "".join(f"\\{char}" if char in "*?[]\\^" else char for char in keys.base) + ":*"
+    last = {keys.code_index().encode(), keys.spec().encode()}
+    cursor: Any = 0
+    for _ in range(_SCAN_ROUNDS_MAX):
+        cursor, found = await command(redis, "SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
+        remove = [key for key in found if key not in last]
+        if remove:
+            await command(redis, "UNLINK", *remove)
+        if int(cursor) == 0:
+            return
+    _log.warning("a deleted function's last keys are left to their TTL", extra={"function": keys.base})
+
+
+async def wakes(redis: Redis, platform: PlatformKeys) -> AsyncIterator[str | None]:
+    """`NAMESPACE/NAME/UID` of functions that need another look, as they are announced; endless.
+
+    None comes first and after each reconnection: announcements may have been missed, so look at every function.
+    A lost connection is taken up again; between attempts nothing is yielded.
+    """
+    while True:
+        async with redis.pubsub() as channel:
+            try:
+                await channel.subscribe(platform.wake_channel)
+                while True:
+                    message = await channel.get_message(timeout=_WAKE_POLL_S)
+                    if message is None:
+                        continue
+                    if message["type"] == "subscribe":
+                        yield None
+                    elif message["type"] == "message":
+                        yield message["data"].decode()
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                _log.warning("lost the wake channel: %s", error)
+        await asyncio.sleep(_RECONNECT_S)
