@@ -4,13 +4,18 @@ Each command's work is imported when it runs, so that starting is quick.
 """
 
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forebay_cli import defaults
 from forebay_cli.errors import UserError
+from forebay_cli.output import Output
+
+if TYPE_CHECKING:
+    from forebay_cli.client import Client
 
 app = typer.Typer(
     name="forebay",
@@ -104,6 +109,135 @@ def up(
             verbose=verbose,
         )
     )
+
+
+def _client() -> "Client":
+    from forebay_cli.client import Client, endpoint  # noqa: PLC0415
+
+    return Client(endpoint())
+
+
+def _complete_name(incomplete: str) -> list[str]:
+    """Function names for the shell's completion; none when the platform cannot be asked."""
+    with suppress(UserError), _client() as client:
+        return [function["name"] for function in client.functions() if function["name"].startswith(incomplete)]
+    return []
+
+
+Name = Annotated[str, typer.Argument(help="The function's name.", autocompletion=_complete_name)]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, or json for programs.")]
+
+
+@app.command()
+def deploy(
+    name: Name,
+    path: Annotated[Path, typer.Argument(help="A .py file, a folder or a .zip.")],
+    *,
+    handler: Annotated[str | None, typer.Option(help="MODULE.FUNCTION; guessed from the files.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="python3.X or provided.al2023; this Python's version.")] = None,
+    timeout: Annotated[int | None, typer.Option(help="Seconds one call may run; 3.")] = None,
+    memory: Annotated[int | None, typer.Option(help="MB of memory; 128.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the function (repeatable).")] = None,
+    min_instances: Annotated[int | None, typer.Option(help="Instances kept without any call; 0.")] = None,
+    max_instances: Annotated[int | None, typer.Option(help="Instances at most; 20.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Calls one instance runs at a time; 1.")] = None,
+    idle_seconds: Annotated[float | None, typer.Option(help="How long an idle instance is kept; 60.")] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="A web page's origin that may call it over HTTP (repeatable).")
+    ] = None,
+) -> None:
+    """Create a function, or update it, from a file, a folder or a zip."""
+    from forebay_cli import function_commands  # noqa: PLC0415
+    from forebay_cli.deploy import DeployOptions, parse_env  # noqa: PLC0415
+
+    options = DeployOptions(
+        handler, runtime, timeout, memory, parse_env(env or []), min_instances, max_instances, concurrency,
+        idle_seconds, tuple(allow_origin or ()),
+    )  # fmt: skip
+    with _client() as client:
+        function_commands.deploy_and_tell(client, name, path, options)
+
+
+@app.command()
+def invoke(
+    name: Name,
+    *,
+    data: Annotated[str | None, typer.Option("--data", "-d", help="The event: JSON, @FILE, or - for stdin.")] = None,
+    asynchronous: Annotated[bool, typer.Option("--async", help="Do not wait: print the invocation id.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Show the end of its log on stderr.")] = False,
+) -> None:
+    """Call a function; exit code 1 when it failed."""
+    from forebay_cli import function_commands  # noqa: PLC0415
+
+    payload = function_commands.read_payload(data)
+    with _client() as client:
+        raise typer.Exit(function_commands.invoke(client, name, payload, asynchronous=asynchronous, log=log))
+
+
+@app.command("list")
+def list_(*, output: OutputOption = Output.TABLE) -> None:
+    """Show all functions."""
+    from forebay_cli import function_commands  # noqa: PLC0415
+
+    with _client() as client:
+        function_commands.list_functions(client, output)
+
+
+@app.command()
+def get(name: Name, *, output: OutputOption = Output.TABLE) -> None:
+    """Show one function's settings."""
+    from forebay_cli import function_commands  # noqa: PLC0415
+
+    with _client() as client:
+        function_commands.get_function(client, name, output)
+
+
+@app.command()
+def logs(
+    name: Name,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until interrupted.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines.", min=0)] = 100,
+) -> None:
+    """Show what a function logged."""
+    from forebay_cli import function_commands  # noqa: PLC0415
+
+    with _client() as client:
+        function_commands.show_logs(client, name, lines=lines, follow=follow)
+
+
+@app.command()
+def delete(name: Name, *, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Delete a function and its queued events."""
+    from forebay_cli import function_commands  # noqa: PLC0415
+
+    with _client() as client:
+        function_commands.delete_function(client, name, confirmed=yes)
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="One function only.", autocompletion=_complete_name)] = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it until interrupted.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show queues and instances."""
+    from forebay_cli import status_view  # noqa: PLC0415
+
+    with _client() as client:
+        if watch:
+            status_view.watch(client, name)
+        else:
+            status_view.show(client, name, output)
+
+
+@app.command()
+def demo() -> None:
+    """See it work: start a platform, deploy, call, burst, 0 to N to 0 instances, stop."""
+    from forebay_cli import demo as command  # noqa: PLC0415
+
+    command.run()
 
 
 if __name__ == "__main__":

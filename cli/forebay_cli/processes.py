@@ -47,6 +47,18 @@ def raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def tie_to_parent(death_signal: int) -> Callable[[], None]:
+    """For a child to call before it executes its program: it gets the signal when this process dies, however."""
+    parent = os.getpid()
+
+    def tie() -> None:
+        _prctl(PR_SET_PDEATHSIG, death_signal)
+        if os.getppid() != parent:  # it died before the line above: nobody would send the signal
+            os._exit(1)
+
+    return tie
+
+
 def start_ticks(pid: int) -> int | None:
     """When a process started (clock ticks since boot, field 22 of /proc/PID/stat); None when there is none.
 
@@ -190,13 +202,6 @@ class ProcessTable:
 
         It gets `death_signal` when this process dies, however it dies. Raises OSError when it cannot be started.
         """
-        supervisor = os.getpid()
-
-        def tie_to_supervisor() -> None:
-            _prctl(PR_SET_PDEATHSIG, death_signal)
-            if os.getppid() != supervisor:  # it died before the line above: nobody would send the signal
-                os._exit(1)
-
         process = subprocess.Popen(
             args,
             env=dict(env),
@@ -205,7 +210,7 @@ class ProcessTable:
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
-            preexec_fn=tie_to_supervisor,  # noqa: PLW1509 - the supervisor has a single thread
+            preexec_fn=tie_to_parent(death_signal),  # noqa: PLW1509 - the supervisor has a single thread
         )
         process.returncode = 0  # reaped here; keeps Popen from waiting or warning at its end
         identity = ProcessIdentity(process.pid, start_ticks(process.pid) or 0)

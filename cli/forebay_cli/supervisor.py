@@ -255,7 +255,11 @@ class Supervisor:
         }
 
     def _controller_document(self, redis: RedisAddress) -> dict[str, Any]:
-        return {**self._shared_document(redis), "retry_delays_s": list(self.options.retry_delays_s)}
+        return {
+            **self._shared_document(redis),
+            "gateway_url": self.url,
+            "retry_delays_s": list(self.options.retry_delays_s),
+        }
 
     def _start(self, part: Part) -> None:
         self._parts[part.name] = part

@@ -1,0 +1,127 @@
+"""The demo's burst: many calls at once, with queue and instances shown as they go."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from forebay_cli.errors import UserError
+from forebay_cli.output import make_table
+from forebay_cli.status_view import COLUMNS, NUMBERS, row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LOOK_S = 0.1
+GONE_MARGIN_S = 20.0
+CALL_TIMEOUT_S = 60.0
+STATES = ("starting", "idle", "busy", "draining")
+
+
+@dataclass(slots=True)
+class Burst:
+    """One burst and what was seen of it."""
+
+    url: str
+    name: str
+    calls: int
+    answered: int = 0
+    failed: int = 0
+    most_instances: int = 0
+    most_queued: int = 0
+    latencies_s: list[float] = field(default_factory=list)
+
+    def saw(self, status: dict[str, Any]) -> int:
+        """Take a status into account. Returns the number of instances in it."""
+        instances: int = sum(status["instances"][state] for state in STATES)
+        self.most_instances = max(self.most_instances, instances)
+        self.most_queued = max(self.most_queued, status["queued"])
+        return instances
+
+    async def fire(self, http: httpx.AsyncClient) -> None:
+        """All calls at once."""
+        await asyncio.gather(*(self._call(http) for _ in range(self.calls)))
+
+    async def _call(self, http: httpx.AsyncClient) -> None:
+        began = time.monotonic()
+        try:
+            answer = await http.get(f"/fn/{self.name}", timeout=CALL_TIMEOUT_S)
+        except httpx.HTTPError:
+            self.failed += 1
+            return
+        self.latencies_s.append(time.monotonic() - began)
+        if answer.is_success:
+            self.answered += 1
+        else:
+            self.failed += 1
+
+
+async def show_burst(burst: Burst, *, idle_s: float) -> str:
+    """Fire, show, and wait until the instances are gone again. Returns the outcome in words.
+
+    Raises UserError when a call failed or instances stay.
+    """
+    limits = httpx.Limits(max_connections=None)
+    headers = {"Authorization": "Bearer local"}
+    async with httpx.AsyncClient(base_url=burst.url, limits=limits, headers=headers, trust_env=False) as http:
+        began = time.monotonic()
+        with display(burst, began) as show:
+            firing = asyncio.create_task(burst.fire(http))
+            answered_s = 0.0
+            deadline = float("inf")
+            while True:
+                # Looked at on its own connection and by the clock: what is watched for is change over time.
+                status = (await http.get(f"/v1/functions/{burst.name}/status")).json()
+                instances = burst.saw(status)
+                show(status)
+                if firing.done() and not answered_s:
+                    firing.result()
+                    answered_s = time.monotonic() - began
+                    deadline = time.monotonic() + idle_s + GONE_MARGIN_S
+                if answered_s and instances == 0:
+                    break
+                if time.monotonic() > deadline:
+                    raise UserError(f"{instances} instances still run {idle_s + GONE_MARGIN_S:.0f} s after the burst")
+                await asyncio.sleep(LOOK_S)
+    if burst.failed or burst.answered != burst.calls:
+        raise UserError(f"{burst.failed} of {burst.calls} calls failed")
+    gone_s = time.monotonic() - began
+    slowest = max(burst.latencies_s)
+    return (
+        f"{burst.answered} of {burst.calls} answered in {answered_s:.2f} s (slowest call {slowest:.2f} s), "
+        f"up to {burst.most_queued} queued, instances 0 -> {burst.most_instances} -> 0 after {gone_s:.1f} s"
+    )
+
+
+@contextmanager
+def display(burst: Burst, began: float) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Shows a status: in place on a terminal, else a line whenever it is another one."""
+    columns = ("TIME", "ANSWERED", *COLUMNS[1:])
+
+    def cells(status: dict[str, Any]) -> list[str]:
+        return [f"{time.monotonic() - began:.1f} s", str(burst.answered), *row(burst.name, status)[1:]]
+
+    if sys.stdout.isatty():
+        from rich.live import Live  # noqa: PLC0415 - only a terminal needs it
+
+        with Live() as live:
+            yield lambda status: live.update(make_table(columns, [cells(status)], NUMBERS))
+        return
+
+    last: list[str] = []
+
+    def line(status: dict[str, Any]) -> None:
+        nonlocal last
+        new = cells(status)
+        if new[1:] != last[1:]:
+            last = new
+            print("   " + "  ".join(f"{cell:>9}" for cell in new), flush=True)
+
+    print("   " + "  ".join(f"{column:>9}" for column in columns), flush=True)
+    yield line

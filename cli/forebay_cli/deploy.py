@@ -1,0 +1,136 @@
+"""`forebay deploy`: package, send, and wait until the new code is what answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+import time
+import zipfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from forebay_cli import package
+from forebay_cli.errors import UserError
+from forebay_cli.requirements import installed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from forebay_cli.client import Client
+
+APPLIED_MAX_S = 60.0
+POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class DeployOptions:
+    """What `deploy` was given; None and empty members leave a function's setting as it is."""
+
+    handler: str | None = None
+    runtime: str | None = None
+    timeout_s: int | None = None
+    memory_mb: int | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    min_instances: int | None = None
+    max_instances: int | None = None
+    concurrency: int | None = None
+    idle_s: float | None = None
+    allowed_origins: tuple[str, ...] = ()
+
+
+def own_runtime() -> str:
+    """The runtime name of the Python that runs this."""
+    return f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def parse_env(pairs: list[str]) -> dict[str, str]:
+    """`K=V` options as a mapping. Raises UserError."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UserError(f"--env {pair!r}: write it as NAME=VALUE")
+        found[name] = value
+    return found
+
+
+class Built(NamedTuple):
+    """A package ready to be sent."""
+
+    zipped: bytes
+    handler: str
+    runtime: str
+
+
+def build_package(path: Path, options: DeployOptions, progress: Callable[[str], None]) -> Built:
+    """Make the package and settle its handler and runtime. Raises UserError."""
+    source = package.read_source(path)
+    if isinstance(source, bytes):
+        with zipfile.ZipFile(io.BytesIO(source)) as archive:
+            names = archive.namelist()
+            handler = options.handler or package.guess_handler(names, archive)
+        return Built(source, handler, options.runtime or _runtime(names))
+    handler = options.handler or package.guess_handler(list(source.files), source.files)
+    runtime = options.runtime or _runtime(list(source.files))
+    if source.requirements is None or not runtime.startswith("python"):
+        return Built(package.make_zip(source.files), handler, runtime)
+    with installed(source.requirements, runtime, progress) as files:
+        # The user's own files win over what pip installed under the same name.
+        return Built(package.make_zip({**files, **source.files}), handler, runtime)
+
+
+def _runtime(names: list[str]) -> str:
+    return package.PROVIDED if package.BOOTSTRAP in names else own_runtime()
+
+
+def put_document(built: Built, options: DeployOptions) -> dict[str, Any]:
+    """The body of the PUT; only what was given, so that an update keeps the rest."""
+    scale = {
+        "min_instances": options.min_instances,
+        "max_instances": options.max_instances,
+        "concurrency": options.concurrency,
+        "idle_s": options.idle_s,
+    }
+    document: dict[str, Any] = {
+        "runtime": built.runtime,
+        "handler": built.handler,
+        "timeout_s": options.timeout_s,
+        "memory_mb": options.memory_mb,
+        "env": options.env or None,
+        "scale": {name: value for name, value in scale.items() if value is not None} or None,
+        "allowed_origins": list(options.allowed_origins) or None,
+        "code": {"zip_base64": base64.b64encode(built.zipped).decode()},
+    }
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def deploy(
+    client: Client, name: str, path: Path, options: DeployOptions, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Deploy from a path. Returns the function once the new code is what answers. Raises UserError."""
+    return deploy_package(client, name, build_package(path, options, progress), options)
+
+
+def deploy_package(client: Client, name: str, built: Built, options: DeployOptions) -> dict[str, Any]:
+    """Deploy a package. Returns the function once the new code is what answers. Raises UserError."""
+    client.put_function(name, put_document(built, options))
+    deadline = time.monotonic() + APPLIED_MAX_S
+    while True:
+        function = client.function(name)
+        if state := _settled(function):
+            if state == "Failed":
+                raise UserError(f"{name} failed: {function.get('state_reason') or function.get('update_reason')}")
+            return function
+        if time.monotonic() > deadline:
+            raise UserError(f"{name}: earlier code still runs after {APPLIED_MAX_S:.0f} s: see `forebay status {name}`")
+        time.sleep(POLL_S)  # the API has no way to wait for a change
+
+
+def _settled(function: dict[str, Any]) -> str:
+    """`Active` or `Failed` once no change is under way, else ""."""
+    states = {function["state"], function["update_status"] or "Successful"}
+    if "Failed" in states:
+        return "Failed"
+    return "" if states & {"Pending", "InProgress"} else "Active"
