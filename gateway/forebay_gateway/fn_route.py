@@ -1,0 +1,239 @@
+"""`/fn/NAME/any/path`: a function as an HTTP application, called with any method."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+from urllib.parse import unquote
+
+from starlette.types import Receive, Scope, Send
+
+from forebay_common import frames, limits
+from forebay_common.names import LATEST, parse_reference
+from forebay_gateway import lambda_errors
+from forebay_gateway.dispatch import Connection
+from forebay_gateway.guard import Caller, Guard, GuardRefusal
+from forebay_gateway.http_event import Headers, HttpRequest, event_bytes
+from forebay_gateway.http_response import (
+    JSON_TYPE,
+    HttpAnswer,
+    answer_of_result,
+    internal_server_error,
+    message,
+    send_answer,
+)
+from forebay_gateway.identifiers import RandomSource, uuid_text
+from forebay_gateway.lambda_errors import ClientLeft, Refusal
+from forebay_gateway.replies import Reply
+from forebay_gateway.request_body import BodyReader
+from forebay_gateway.table import Function, Route
+
+PREFLIGHT_MAX_AGE_S = 600
+
+_PATH = re.compile(rb"/fn/(?P<name>[^/]+)(?P<rest>/.*)?", re.DOTALL)
+
+
+class Calls(Protocol):
+    """What is needed of the dispatcher (`dispatch.Dispatcher`)."""
+
+    random: RandomSource
+
+    async def function(self, name: str) -> Function | None:
+        """A function by name. Raises Refusal when that cannot be found out."""
+        ...
+
+    async def sync(
+        self,
+        function: Function,
+        route: Route,
+        payload: bytes,
+        *,
+        invocation_id: bytes,
+        qualified: bool = False,
+        connection: Connection | None = None,
+    ) -> Reply:
+        """Run a call. Raises Refusal or ClientLeft."""
+        ...
+
+    async def accept_async(
+        self, function: Function, route: Route, payload: bytes, *, invocation_id: bytes, qualified: bool = False
+    ) -> None:
+        """Queue an event. Raises Refusal."""
+        ...
+
+
+class Target(NamedTuple):
+    """What a path names: `prefix` is `/fn/NAME` as sent, `rest` the path below it ("" or from its slash on)."""
+
+    name: str
+    qualifier: str
+    prefix: str
+    rest: str
+
+
+def target_of(raw_path: bytes) -> Target | None:
+    """Read a path as it was sent; None when it names no function."""
+    match = _PATH.fullmatch(raw_path)
+    if match is None:
+        return None
+    segment = match["name"].decode("latin-1")
+    reference = parse_reference(unquote(segment))
+    if reference is None or reference.region or reference.account:
+        return None
+    return Target(reference.name, reference.qualifier, f"/fn/{segment}", (match["rest"] or b"").decode("latin-1"))
+
+
+def prefers_async(headers: Headers) -> bool:
+    """Whether the client asks for `respond-async` (RFC 7240)."""
+    return any(
+        preference.split(b";", 1)[0].strip().lower() == b"respond-async"
+        for name, value in headers
+        if name == b"prefer"
+        for preference in value.split(b",")
+    )
+
+
+def cors_headers(origin: bytes | None, allowed_origins: list[str]) -> Headers:
+    """What tells a page of `origin` (None: no page, or our own) that it may read the answer; the guard let it in."""
+    if not allowed_origins:
+        return []
+    if "*" in allowed_origins:
+        return [] if origin is None else [(b"access-control-allow-origin", b"*")]
+    vary = (b"vary", b"Origin")
+    return [vary] if origin is None else [(b"access-control-allow-origin", origin), vary]
+
+
+def preflight_headers(headers: Headers) -> Headers | None:
+    """What grants a CORS preflight all it asks for; None when the request is none."""
+    asked = dict(headers)
+    method = asked.get(b"access-control-request-method")
+    if method is None:
+        return None
+    granted = [
+        (b"access-control-allow-methods", method),
+        (b"access-control-max-age", b"%d" % PREFLIGHT_MAX_AGE_S),
+        (b"vary", b"Access-Control-Request-Method, Access-Control-Request-Headers"),
+    ]
+    names = asked.get(b"access-control-request-headers")
+    if names is not None:
+        granted.append((b"access-control-allow-headers", names))
+    if asked.get(b"access-control-request-private-network") == b"true":
+        granted.append((b"access-control-allow-private-network", b"true"))
+    return granted
+
+
+class FunctionRoute:
+    """Serves `/fn`. `on_refusal` is told of every page that was not let in."""
+
+    def __init__(
+        self, calls: Calls, guard: Guard, bodies: BodyReader, on_refusal: Callable[[GuardRefusal], None]
+    ) -> None:
+        self._calls = calls
+        self._guard = guard
+        self._bodies = bodies
+        self._on_refusal = on_refusal
+
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, connection: Connection | None = None
+    ) -> None:
+        """Serve one request that the guard's Host rule has let in."""
+        invocation_id = self._calls.random.uuid()
+        target = target_of(scope["raw_path"])
+        try:
+            function = None if target is None else await self._calls.function(target.name)
+        except Refusal as refusal:
+            await self._send(scope, send, _refused(refusal), [], invocation_id)
+            return
+        allowed = [] if function is None else function.entry.allowed_origins
+        foreign = self._guard.check_site(caller, tuple(allowed))
+        if foreign is not None:
+            self._on_refusal(foreign)
+            answer = HttpAnswer(foreign.status, foreign.headers(), foreign.body())
+            await send_answer(send, answer, scope["method"])
+            return
+        origin = None if self._guard.is_own_origin(caller) else caller.origin
+        cors = cors_headers(origin, allowed)
+        if origin is not None and scope["method"] == "OPTIONS":
+            granted = preflight_headers(scope["headers"])
+            if granted is not None:
+                await send_answer(send, HttpAnswer(204, [*cors, *granted], b""), "OPTIONS")
+                return
+        try:
+            answer = await self._answer(scope, receive, target, function, invocation_id, connection)
+        except Refusal as refusal:
+            answer = _refused(refusal)
+        except ClientLeft:
+            return
+        await self._send(scope, send, answer, cors, invocation_id)
+
+    async def _answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        target: Target | None,
+        function: Function | None,
+        invocation_id: bytes,
+        connection: Connection | None,
+    ) -> HttpAnswer:
+        if target is None:
+            return message(404, "No function is named: the path is /fn/NAME and what the function shall see of it.")
+        route = None if function is None else function.routes.get(target.qualifier or LATEST)
+        if function is None or route is None:
+            raise lambda_errors.not_found(f"{target.name}:{target.qualifier}" if target.qualifier else target.name)
+        run_async = prefers_async(scope["headers"])
+        body = await self._bodies.read(
+            receive, limits.ASYNC_REQUEST_MAX_BYTES if run_async else limits.SYNC_REQUEST_MAX_BYTES
+        )
+        event = event_bytes(
+            _request(scope, target, body),
+            function=function.entry.name,
+            account=function.entry.arn.split(":")[4],
+            request_id=uuid_text(invocation_id),
+            now_s=time.time(),
+        )
+        qualified = bool(target.qualifier)
+        if run_async:
+            await self._calls.accept_async(function, route, event, invocation_id=invocation_id, qualified=qualified)
+            return _accepted(invocation_id)
+        reply = await self._calls.sync(
+            function, route, event, invocation_id=invocation_id, qualified=qualified, connection=connection
+        )
+        if reply.error_kind == frames.ERROR_NONE:
+            return answer_of_result(reply.payload)
+        failed = internal_server_error()
+        return failed._replace(headers=[*failed.headers, (b"x-amz-function-error", b"Unhandled")])
+
+    async def _send(self, scope: Scope, send: Send, answer: HttpAnswer, cors: Headers, invocation_id: bytes) -> None:
+        """Send an answer with the invocation's id; where the platform speaks CORS, the handler does not."""
+        headers = answer.headers
+        if cors:
+            headers = [header for header in headers if header[0] != b"access-control-allow-origin"]
+        headers = [*headers, *cors, (b"x-amzn-requestid", uuid_text(invocation_id).encode())]
+        await send_answer(send, answer._replace(headers=headers), scope["method"])
+
+
+def _request(scope: Scope, target: Target, body: bytes) -> HttpRequest:
+    client, server = scope.get("client"), scope.get("server")
+    return HttpRequest(
+        method=scope["method"],
+        prefix=target.prefix,
+        raw_path=target.rest,
+        query=scope["query_string"],
+        http_version=scope["http_version"],
+        scheme=scope["scheme"],
+        headers=scope["headers"],
+        client_ip=client[0] if client else "",
+        server_port=(server[1] or 0) if server else 0,
+        body=body,
+    )
+
+
+def _accepted(invocation_id: bytes) -> HttpAnswer:
+    document = json.dumps({"invocationId": uuid_text(invocation_id)}).encode()
+    return HttpAnswer(202, [JSON_TYPE, (b"preference-applied", b"respond-async")], document)
+
+
+def _refused(refusal: Refusal) -> HttpAnswer:
+    """The platform's answer in place of the function's; 0 means no `Retry-After`."""
+    return message(refusal.status, refusal.message, retry_after_s=refusal.retry_after_s or None)
