@@ -1,0 +1,285 @@
+"""Lambda's Invoke: `POST /2015-03-31/functions/{FunctionName}/invocations`, in raw ASGI since it is the hot path."""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote_to_bytes
+
+from forebay_common import frames, limits, record
+from forebay_common.names import LATEST, function_arn, parse_reference
+from forebay_common.tlv import pack_field
+
+from forebay_gateway import admission, lambda_errors
+from forebay_gateway.dispatch import Connection, Dispatcher
+from forebay_gateway.identifiers import uuid_text
+from forebay_gateway.lambda_errors import CONTENT_TYPE, ClientLeft, Refusal
+from forebay_gateway.payload_check import json_problem
+from forebay_gateway.replies import Reply
+from forebay_gateway.request_body import BodyReader, Receive, declared_length
+from forebay_gateway.table import Function, Route
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[Any], Awaitable[None]]
+
+PATH_START = b"/2015-03-31/functions/"
+PATH_END = b"/invocations"
+DRY_RUN = "DryRun"
+INVOCATION_TYPES = {
+    b"Event": admission.EVENT,
+    b"RequestResponse": admission.REQUEST_RESPONSE,
+    b"DryRun": DRY_RUN,
+}
+LOG_TYPES = (b"None", b"Tail")
+NAME_MAX_CHARS = 256
+NAME_PATTERN = (
+    r"(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?"
+    r"([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?"
+)
+"""The service model's pattern of FunctionName; a test compares the two."""
+QUALIFIER_PATTERN = r"\$(LATEST(\.PUBLISHED)?)|[a-zA-Z0-9-_$]+"
+QUALIFIER_MAX_CHARS = 128
+TRACE_ID_MAX_BYTES = 512
+EMPTY_EVENT = b"{}"
+
+_TARGETS_MAX = 4_096
+_NAME = re.compile(NAME_PATTERN)
+_QUALIFIER = re.compile(QUALIFIER_PATTERN)
+_UNSUPPORTED = {
+    b"x-amz-durable-execution-name": "DurableExecutionName",
+    b"x-amz-tenant-id": "TenantId",
+}
+"""Members of Invoke that this release does not have: refused, since ignoring them would change what they promise."""
+_FUNCTION_ERROR = (b"x-amz-function-error", b"Unhandled")
+_STATUS_OK = 200
+_STATUS_ACCEPTED = 202
+_STATUS_DRY_RUN = 204
+
+
+class Target(NamedTuple):
+    """Whom a call is for; `arn` as called, with the qualifier only if the caller used one."""
+
+    name: str
+    version: str
+    qualified: bool
+    arn: str
+
+
+class Request(NamedTuple):
+    """What an Invoke's headers ask for; `extras` are packed fields of the record."""
+
+    invocation_type: str
+    log_tail: bool
+    extras: bytes
+    wait_ms: int
+
+
+class InvokeHandler:
+    """Serves Invoke; one for the process."""
+
+    def __init__(self, dispatcher: Dispatcher, bodies: BodyReader, region: str, account: str) -> None:
+        self._dispatcher = dispatcher
+        self._bodies = bodies
+        self._region = region
+        self._account = account
+        self._targets: dict[tuple[bytes, bytes], Target] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request whose path is an Invoke's."""
+        invocation_id = self._dispatcher.random.uuid()
+        request_id = (b"x-amzn-requestid", uuid_text(invocation_id).encode())
+        try:
+            status, headers, body = await self._run(scope, receive, invocation_id)
+        except Refusal as refusal:
+            status, headers, body = refusal.status, refusal.headers(), refusal.body()
+        except ClientLeft:
+            return
+        headers.append(request_id)
+        if status != _STATUS_DRY_RUN:
+            headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _run(
+        self, scope: Scope, receive: Receive, invocation_id: bytes
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Status, headers and body of the answer. Raises Refusal or ClientLeft."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        target = self._target(scope["raw_path"], scope["query_string"])
+        request = read_request(headers)
+        function, route = await self._resolve(target)
+        payload = await self._payload(headers, receive, request.invocation_type)
+        problem = json_problem(payload)
+        if problem:
+            raise lambda_errors.invalid_content(f"Could not parse request body into json: {problem}")
+        if request.invocation_type == admission.REQUEST_RESPONSE:
+            connection: Connection | None = scope["state"].get("connection")
+            reply = await self._dispatcher.sync(
+                function,
+                route,
+                payload,
+                invocation_id=invocation_id,
+                qualified=target.qualified,
+                log_tail=request.log_tail,
+                extras=request.extras,
+                asked_wait_ms=request.wait_ms,
+                connection=connection,
+            )
+            return _STATUS_OK, reply_headers(reply, log_tail=request.log_tail), reply.payload
+        if request.invocation_type == DRY_RUN:
+            refusal = admission.state_refusal(function.entry)
+            if refusal is not None:
+                raise refusal
+            return _STATUS_DRY_RUN, [], b""
+        await self._dispatcher.accept_async(
+            function,
+            route,
+            payload,
+            invocation_id=invocation_id,
+            qualified=target.qualified,
+            extras=request.extras,
+        )
+        return _STATUS_ACCEPTED, [], b""
+
+    def _target(self, raw_path: bytes, query: bytes) -> Target:
+        """Whom a path is for; clients call few names often, so the answer is kept. Raises Refusal."""
+        segment = raw_path[len(PATH_START) : -len(PATH_END)]
+        found = self._targets.get((segment, query))
+        if found is None:
+            found = parse_target(segment, query, self._region, self._account)
+            if len(self._targets) >= _TARGETS_MAX:
+                self._targets.clear()
+            self._targets[segment, query] = found
+        return found
+
+    async def _resolve(self, target: Target) -> tuple[Function, Route]:
+        function = await self._dispatcher.function(target.name)
+        if function is None:
+            raise lambda_errors.not_found(target.arn)
+        route = function.routes.get(target.version)
+        if route is None:
+            raise lambda_errors.not_found(target.arn)
+        return function, route
+
+    async def _payload(self, headers: dict[bytes, bytes], receive: Receive, invocation_type: str) -> bytes:
+        length = declared_length(headers.get(b"content-length"))
+        refusal = admission.size_refusal(length, invocation_type)
+        if refusal is not None:
+            raise refusal
+        payload = await self._bodies.read(receive, admission.payload_limit(invocation_type))
+        return payload or EMPTY_EVENT
+
+
+def reply_headers(reply: Reply, *, log_tail: bool) -> list[tuple[bytes, bytes]]:
+    """The headers of a call that an instance answered."""
+    headers = [CONTENT_TYPE, (b"x-amz-executed-version", reply.version_run.encode())]
+    if reply.error_kind != frames.ERROR_NONE:
+        headers.append(_FUNCTION_ERROR)
+    if log_tail:
+        headers.append((b"x-amz-log-result", base64.b64encode(reply.log_tail[-limits.LOG_TAIL_MAX_BYTES :])))
+    return headers
+
+
+def parse_target(segment: bytes, query: bytes, region: str, account: str) -> Target:
+    """Read a path segment and a query string. Raises Refusal with what Lambda answers to a name it cannot take."""
+    text = unquote_to_bytes(segment).decode(errors="replace")
+    asked = parse_qs(query.decode("latin-1"), keep_blank_values=False).get("Qualifier", [""])[-1] if query else ""
+    failures = _length_failures("functionName", text, NAME_MAX_CHARS, _NAME)
+    if asked:
+        failures += _length_failures("qualifier", asked, QUALIFIER_MAX_CHARS, _QUALIFIER)
+    if failures:
+        raise lambda_errors.validation(*failures)
+    reference = parse_reference(text)
+    if reference is None:
+        # Lambda's pattern lets through what no function can be called (dots).
+        raise lambda_errors.not_found(function_arn(region, account, text))
+    if reference.region and reference.region != region:
+        message = f"Functions from '{reference.region}' are not reachable in this region ('{region}')"
+        refusal = lambda_errors.not_found("")
+        refusal.message = message
+        raise refusal
+    if reference.account and reference.account != account:
+        arn = function_arn(reference.region or region, reference.account, reference.name)
+        raise lambda_errors.access_denied(
+            f"The caller is not authorized to perform: lambda:InvokeFunction on resource: {arn}"
+        )
+    if asked and reference.qualifier and asked != reference.qualifier:
+        raise lambda_errors.invalid_parameter(
+            "The derived qualifier from the function name does not match the specified qualifier."
+        )
+    qualifier = asked or reference.qualifier
+    arn = function_arn(region, account, reference.name, qualifier)
+    return Target(reference.name, qualifier or LATEST, bool(qualifier), arn)
+
+
+def read_request(headers: dict[bytes, bytes]) -> Request:
+    """What the headers ask for. Raises Refusal for values that Lambda does not take."""
+    type_header = headers.get(b"x-amz-invocation-type", b"RequestResponse")
+    log_header = headers.get(b"x-amz-log-type", b"None")
+    invocation_type = INVOCATION_TYPES.get(type_header)
+    if invocation_type is None or log_header not in LOG_TYPES:
+        raise lambda_errors.validation(*_enum_failures(type_header, log_header))
+    for name, member in _UNSUPPORTED.items():
+        if name in headers:
+            raise lambda_errors.invalid_parameter(f"{member} is not supported by this release")
+    extras = b""
+    context = headers.get(b"x-amz-client-context")
+    if context:
+        extras = pack_field(record.TAG_CLIENT_CONTEXT, client_context(context))
+    trace_id = headers.get(b"x-amzn-trace-id")
+    if trace_id and len(trace_id) <= TRACE_ID_MAX_BYTES:
+        extras += pack_field(record.TAG_TRACE_ID, trace_id)
+    wait = headers.get(b"x-forebay-wait-ms")
+    return Request(invocation_type, log_header == b"Tail", extras, 0 if wait is None else read_wait_ms(wait))
+
+
+def client_context(value: bytes) -> bytes:
+    """The client context's JSON as the handler gets it. Raises Refusal."""
+    if len(value) > limits.CLIENT_CONTEXT_MAX_BYTES:
+        raise lambda_errors.invalid_content(
+            f"Client context must be no more than {limits.CLIENT_CONTEXT_MAX_BYTES} bytes when base64-encoded."
+        )
+    try:
+        decoded = base64.b64decode(value, validate=True)
+        is_object = isinstance(json.loads(decoded.decode()), dict)
+    except (binascii.Error, ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise lambda_errors.invalid_content("Client context must be a valid Base64-encoded JSON object.")
+    return decoded
+
+
+def read_wait_ms(value: bytes) -> int:
+    """The wait a caller asks for. Raises Refusal unless it is a positive number of milliseconds."""
+    text = value.decode("latin-1")
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) == 0:
+        raise lambda_errors.invalid_parameter(f"X-Forebay-Wait-Ms must be a number of milliseconds above 0, not {text}")
+    return int(text)
+
+
+def _length_failures(member: str, value: str, max_chars: int, pattern: re.Pattern[str]) -> list[str]:
+    """How a value breaks the service model's bounds for a member."""
+    failures = []
+    start = f"Value '{value}' at '{member}' failed to satisfy constraint: Member must "
+    if pattern.fullmatch(value) is None:
+        failures.append(f"{start}satisfy regular expression pattern: {pattern.pattern}")
+    if not value:
+        failures.append(f"{start}have length greater than or equal to 1")
+    if len(value) > max_chars:
+        failures.append(f"{start}have length less than or equal to {max_chars}")
+    return failures
+
+
+def _enum_failures(type_header: bytes, log_header: bytes) -> list[str]:
+    found = (
+        ("invocationType", type_header, tuple(INVOCATION_TYPES)),
+        ("logType", log_header, LOG_TYPES),
+    )
+    return [
+        f"Value '{value.decode('latin-1')}' at '{member}' failed to satisfy constraint: "
+        f"Member must satisfy enum value set: [{', '.join(allowed.decode() for allowed in values)}]"
+        for member, value, values in found
+        if value not in values
+    ]

@@ -1,0 +1,245 @@
+"""The reply list of this process: read on a connection of its own, and each frame given to the call it belongs to.
+
+A frame counts only with its call's secret token, and a call takes one reply, once. A reply is one frame, or a
+head, chunks and an end in sequence; the payloads of a sequence make one result. What lies under a claim is
+fetched and deleted.
+"""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import hiredis
+from forebay_common import frames, function_errors, limits, logs
+from forebay_common.keys import PlatformKeys
+from forebay_common.tlv import INLINE, CodecError
+
+from forebay_gateway import lambda_errors
+from forebay_gateway.counters import Counters
+from forebay_gateway.redis_link import NotConnected, RedisLink, RedisUnavailable, ignore
+from forebay_gateway.resp import pack
+
+BATCH_FRAMES = 128
+READ_MARGIN_S = 5.0
+"""What a blocked read may take beyond its timeout before its connection is given up."""
+RETRY_S = 0.5
+CLAIM_PREFIX = "result:"
+
+_HEADER_BYTES = frames.HEADER.size
+_TOKEN = slice(8, 24)
+"""Where a frame's token lies: after version, kind, error kind, flags and sequence."""
+
+_log = logs.get(__name__)
+
+
+class Reply:
+    """A call's whole reply; `error_kind` is one of `frames.ERROR_*`, durations are the instance's own."""
+
+    __slots__ = ("duration_us", "error_kind", "flags", "init_us", "log_tail", "payload", "version_run")
+
+    def __init__(self, payload: bytes, error_kind: int, flags: int, duration_us: int, init_us: int) -> None:
+        self.payload = payload
+        self.error_kind = error_kind
+        self.flags = flags
+        self.duration_us = duration_us
+        self.init_us = init_us
+        self.version_run = "$LATEST"
+        self.log_tail = b""
+
+
+class Waiting:
+    """A call that waits for its reply: the future to settle, and what has come of a reply of several frames.
+
+    `base` is the function's key base, under which the reply's claims lie.
+    """
+
+    __slots__ = ("base", "future", "next_sequence", "parts", "size", "token")
+
+    def __init__(self, token: bytes, base: bytes, future: asyncio.Future[Reply]) -> None:
+        self.token = token
+        self.base = base
+        self.future = future
+        self.parts: list[bytes | str] | None = None
+        self.next_sequence = 0
+        self.size = 0
+
+
+class BrokenReply(Exception):  # noqa: N818 - what came, not what we did
+    """Frames that make no reply; the message says why."""
+
+
+class ReplyReader:
+    """Reads this process's reply list as long as `link` is up.
+
+    `waiting` maps tokens to calls: who makes a call puts it there, and takes it out when nobody waits any more.
+    `link` is read with blocking commands and serves nothing else; claims are fetched through `commands`.
+    """
+
+    def __init__(self, link: RedisLink, commands: RedisLink, list_key: str, counters: Counters) -> None:
+        self.waiting: dict[bytes, Waiting] = {}
+        self._link = link
+        self._commands = commands
+        self._counters = counters
+        self._asking = False
+        self._ask = (pack("BLMPOP", limits.BLOCK_MS // 1000, 1, list_key, "LEFT", "COUNT", BATCH_FRAMES),)
+
+    def ask(self) -> None:
+        """Ask for the next frames; called whenever the link has come up."""
+        if self._asking:
+            return
+        try:
+            self._link.write(self._ask, self._on_frames)
+        except NotConnected:
+            return
+        self._asking = True
+
+    def _on_frames(self, reply: Any) -> None:
+        self._asking = False
+        if isinstance(reply, RedisUnavailable):
+            return
+        if isinstance(reply, hiredis.ReplyError):
+            _log.error("the reply list cannot be read: %s", reply)
+            asyncio.get_running_loop().call_later(RETRY_S, self.ask)
+            return
+        self.ask()
+        if reply is not None:
+            for frame in reply[1]:
+                self.take(frame)
+
+    def take(self, data: bytes) -> None:
+        """One frame as it came from the list."""
+        call = self.waiting.get(data[_TOKEN])
+        if call is None:
+            self._counters.unknown_replies += 1
+            return
+        try:
+            self._route(call, data)
+        except (CodecError, BrokenReply) as error:
+            self._counters.bad_replies += 1
+            del self.waiting[call.token]
+            if not call.future.done():
+                call.future.set_exception(lambda_errors.failed(f"The reply could not be read: {error}"))
+
+    def _route(self, call: Waiting, data: bytes) -> None:
+        if len(data) < _HEADER_BYTES:
+            raise CodecError("cut frame header")
+        version, kind, error_kind, flags, sequence, _, duration_us, init_us = frames.HEADER.unpack_from(data)
+        if (
+            kind == frames.KIND_WHOLE
+            and version == frames.VERSION
+            and not sequence
+            and call.parts is None
+            and data[_HEADER_BYTES : _HEADER_BYTES + 1] == _INLINE
+        ):
+            # By far the most frames: no fields, and nothing to put together.
+            self._settle(call, Reply(data[_HEADER_BYTES + 1 :], error_kind, flags, duration_us, init_us))
+            return
+        frame = frames.ReplyFrame.decode(data)
+        if not add_frame(call, frame):
+            return
+        reply = Reply(b"", frame.error_kind, frame.flags, frame.duration_us, frame.init_us)
+        reply.version_run = frame.version_run
+        reply.log_tail = frame.log_tail
+        self._collect(call, reply)
+
+    def _collect(self, call: Waiting, reply: Reply) -> None:
+        """Put the parts of a finished reply together, once every claim among them has been fetched."""
+        parts = call.parts
+        assert parts is not None
+        claims = [(position, part) for position, part in enumerate(parts) if isinstance(part, str)]
+        if not claims:
+            finish(call, reply, b"".join([part for part in parts if isinstance(part, bytes)]))
+            self._settle(call, reply)
+            return
+        position, claim = claims[0]
+        key = b"%b:%b" % (call.base, claim.encode())
+
+        def fetched(value: Any) -> None:
+            if isinstance(value, bytes) and value:
+                parts[position] = value
+                call.size += len(value)
+                self._collect(call, reply)
+            elif not call.future.done():
+                self.waiting.pop(call.token, None)
+                call.future.set_exception(lambda_errors.failed(f"The result of the call could not be fetched: {value!r}"))
+
+        # One byte above the limit is enough to know that the result is too large.
+        fetch = pack("GETRANGE", key, 0, limits.RESPONSE_MAX_BYTES) + pack("UNLINK", key)
+        try:
+            self._commands.write((fetch,), fetched, ignore)
+        except NotConnected as error:
+            fetched(error)
+
+    def _settle(self, call: Waiting, reply: Reply) -> None:
+        self.waiting.pop(call.token, None)
+        if not call.future.done():
+            call.future.set_result(reply)
+
+
+_INLINE = bytes((INLINE,))
+
+
+def add_frame(call: Waiting, frame: frames.ReplyFrame) -> bool:
+    """Add a frame to its call's reply; True when the reply is complete.
+
+    Raises BrokenReply for a frame out of order, a repeated one, or a claim on a key that is no result.
+    """
+    if frame.sequence != call.next_sequence:
+        raise BrokenReply(f"frame {frame.sequence} came instead of {call.next_sequence}")
+    first = call.parts is None
+    if frame.kind != frames.KIND_ERROR and (frame.kind in {frames.KIND_WHOLE, frames.KIND_HEAD}) != first:
+        raise BrokenReply(f"a frame of kind {frame.kind} cannot be number {frame.sequence}")
+    if frame.payload is None and not frame.claim.startswith(CLAIM_PREFIX):
+        raise BrokenReply("the claim is not on a result")
+    part: bytes | str = frame.claim if frame.payload is None else frame.payload
+    if call.parts is None or frame.kind == frames.KIND_ERROR:
+        # An error replaces what had come: its payload is the whole answer.
+        call.parts, call.size = [], 0
+    call.next_sequence += 1
+    call.size += 0 if isinstance(part, str) else len(part)
+    if call.size > limits.RESPONSE_MAX_BYTES:
+        # Too large already: what comes is counted, not kept.
+        call.parts.clear()
+    else:
+        call.parts.append(part)
+    return frame.kind in {frames.KIND_WHOLE, frames.KIND_END, frames.KIND_ERROR}
+
+
+def finish(call: Waiting, reply: Reply, payload: bytes) -> None:
+    """Give the reply its payload, or Lambda's error when that is above the quota."""
+    if call.size > limits.RESPONSE_MAX_BYTES:
+        reply.payload = function_errors.response_too_large(limits.RESPONSE_MAX_BYTES)
+        reply.error_kind = frames.ERROR_FUNCTION
+    else:
+        reply.payload = payload
+
+
+class Heartbeat:
+    """Keeps this process known, so that the reaper leaves its reply list alone."""
+
+    def __init__(self, commands: RedisLink, keys: PlatformKeys, process_id: str) -> None:
+        self._commands = commands
+        self._beat = (
+            pack("SADD", keys.processes, process_id)
+            + pack("SET", keys.process(process_id), "gateway", "EX", limits.HEARTBEAT_TTL_S),
+        )
+        self._farewell = (
+            pack("SREM", keys.processes, process_id)
+            + pack("UNLINK", keys.process(process_id), keys.reply(process_id)),
+        )
+
+    def beat(self) -> None:
+        """Renew; called whenever the link has come up, and by `run`."""
+        with contextlib.suppress(NotConnected):
+            self._commands.write(self._beat, ignore, ignore)
+
+    async def run(self) -> None:
+        """Renew for ever."""
+        while True:
+            self.beat()
+            await asyncio.sleep(limits.HEARTBEAT_S)
+
+    def leave(self) -> None:
+        """Take this process and its list out of Redis."""
+        with contextlib.suppress(NotConnected):
+            self._commands.write(self._farewell, ignore, ignore)
