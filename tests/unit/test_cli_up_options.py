@@ -1,0 +1,121 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from forebay_cli.embedded_valkey import RedisAddress, configuration, parse_redis_url, server_version
+from forebay_cli.errors import UserError
+from forebay_cli.up_options import (
+    UpOptions,
+    check_address,
+    check_log_level,
+    gateway_allowed_hosts,
+    parse_retry_delays,
+    reachable_address,
+    url_host,
+)
+
+
+@pytest.mark.parametrize(("text", "delays"), [("60,120", (60, 120)), ("0.5", (0.5,)), (" 1, 2 ", (1, 2))])
+def test_retry_delays(text: str, delays: tuple[float, ...]) -> None:
+    assert parse_retry_delays(text) == delays
+
+
+@pytest.mark.parametrize("text", ["", "x", "1,,2", "-1", "nan", "inf", "99999"])
+def test_retry_delays_out_of_range_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="seconds before each retry"):
+        parse_retry_delays(text)
+
+
+def test_log_levels_are_known_ones() -> None:
+    assert check_log_level("INFO") == "info"
+    with pytest.raises(UserError, match="choose one of"):
+        check_log_level("loud")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_listening_beyond_loopback_needs_a_word(host: str) -> None:
+    with pytest.raises(UserError, match="--allow-remote"):
+        check_address(host, 0, allow_remote=False)
+    check_address(host, 0, allow_remote=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.9.9.9"])
+def test_loopback_needs_none(host: str) -> None:
+    check_address(host, 0, allow_remote=False)
+
+
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_a_port_out_of_range_is_refused(port: int) -> None:
+    with pytest.raises(UserError, match="from 1 to 65535"):
+        check_address("127.0.0.1", port, allow_remote=False)
+
+
+def test_a_host_that_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match="no address of this machine"):
+        check_address("not a host", 0, allow_remote=False)
+
+
+def test_a_taken_port_says_what_to_do() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(UserError, match=r"taken by another program.*--port"):
+            check_address("127.0.0.1", other.getsockname()[1], allow_remote=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "in_url", "reached"),
+    [
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1", "127.0.0.1"),
+        ("::", "[::1]", "::1"),
+        ("::1", "[::1]", "::1"),
+    ],
+)
+def test_how_this_machine_reaches_what_it_listens_on(host: str, in_url: str, reached: str) -> None:
+    assert url_host(host) == in_url
+    assert reachable_address(host) == reached
+
+
+def test_the_host_listened_on_may_be_named_in_requests() -> None:
+    own = UpOptions(Path("/d"), host="192.0.2.7", allowed_hosts=("box.example",))
+    everywhere = UpOptions(Path("/d"), host="0.0.0.0", allowed_hosts=("box.example",))
+
+    assert gateway_allowed_hosts(own) == ["192.0.2.7", "box.example"]
+    assert gateway_allowed_hosts(everywhere) == ["box.example"]
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://cache", RedisAddress(host="cache", port=6379)),
+        ("redis://u:p%40ss@cache:7000/3", RedisAddress(None, "cache", 7000, False, "u", "p@ss", 3)),
+        ("rediss://:secret@cache", RedisAddress(None, "cache", 6379, True, None, "secret", 0)),
+        ("unix:///run/redis.sock?db=2", RedisAddress(unix_socket="/run/redis.sock", db=2)),
+    ],
+)
+def test_redis_urls(url: str, address: RedisAddress) -> None:
+    assert parse_redis_url(url) == address
+
+
+@pytest.mark.parametrize("url", ["cache:6379", "http://cache", "redis://", "redis://cache:x", "redis://cache/zero", ""])
+def test_what_is_no_redis_url_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match="is no Redis URL"):
+        parse_redis_url(url)
+
+
+def test_a_redis_is_named_without_its_password() -> None:
+    assert str(parse_redis_url("redis://u:secret@cache:7000/3")) == "redis://cache:7000/3"
+
+
+def test_the_version_is_the_one_a_valkey_stands_for() -> None:
+    assert server_version("# Server\r\nredis_version:7.2.4\r\nvalkey_version:9.1.0\r\n") == (7, 2)
+    assert server_version("nothing") == (0, 0)
+
+
+def test_the_embedded_valkey_is_closed_to_the_network_and_keeps_what_it_acknowledged() -> None:
+    lines = configuration(Path("/r/valkey.sock"), "secret", Path("/d/valkey")).splitlines()
+
+    assert {"port 0", "unixsocketperm 700", "requirepass secret", "appendonly yes", "appendfsync everysec"} < set(lines)
+    assert "maxmemory-policy noeviction" in lines
