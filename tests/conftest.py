@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from forebay_common.keys import PlatformKeys
+from forebay_common.queue import VersionQueue, create_queues, delete_function_keys
 from forebay_common.redis_client import RedisSettings, connect
 from forebay_common.scripts import load_all
 from support.leaks import leaked_keys
@@ -48,3 +50,18 @@ async def no_leaked_keys(redis: Redis, prefix: str) -> AsyncIterator[None]:
     yield
     leaked = await leaked_keys(redis, prefix)
     assert not leaked, f"keys that would stay for ever: {leaked}"
+
+
+@pytest.fixture
+def platform_keys(prefix: str) -> PlatformKeys:
+    """The installation's keys outside any function."""
+    return PlatformKeys(prefix)
+
+
+@pytest.fixture
+async def queue(redis: Redis, platform_keys: PlatformKeys) -> AsyncIterator[VersionQueue]:
+    """The queues of a function `default/hello`; the function is deleted after the test."""
+    version = VersionQueue(platform_keys.function("default", "hello", secrets.token_hex(8)))
+    await create_queues(redis, version)
+    yield version
+    await delete_function_keys(redis, version.keys)

@@ -7,6 +7,7 @@ before its entry is acknowledged (a second answer finds its token spent), and an
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from redis.asyncio import Redis
@@ -105,15 +106,15 @@ async def reap_expired(
     Gives what was done, by instance id. Raises redis.exceptions.RedisError.
     """
     idle: dict[str, int] = {}
-    for answer in await pipeline(
-        redis, [("XINFO", "CONSUMERS", stream, GROUP) for stream in (queue.sync, queue.async_)]
-    ):
-        if _no_group(answer):
+    try:
+        for stream in (queue.sync, queue.async_):
+            for consumer in await redis.xinfo_consumers(stream, GROUP):
+                name = consumer["name"].decode()
+                idle[name] = min(idle.get(name, consumer["idle"]), consumer["idle"])
+    except ResponseError as error:
+        if _is_deleted(error):
             return {}
-        checked([answer])
-        for consumer in answer:
-            name = consumer["name"].decode()
-            idle[name] = min(idle.get(name, consumer["idle"]), consumer["idle"])
+        raise
     silent = [name for name, idle_ms in idle.items() if idle_ms >= lease_ms]
     beats = checked(await pipeline(redis, [("EXISTS", queue.keys.instance(name)) for name in silent]))
     return {
@@ -238,11 +239,14 @@ async def _leases(redis: Redis, stream: str, consumer: str | None, min_idle_ms: 
     """Pages of a consumer's (or every consumer's) pending entries that were idle for at least so long."""
     start = "-"
     while True:
-        who = () if consumer is None else (consumer,)
-        [pending] = await pipeline(redis, [("XPENDING", stream, GROUP, "IDLE", min_idle_ms, start, "+", _PAGE, *who)])
-        if _no_group(pending):
-            return
-        checked([pending])
+        try:
+            pending: Any = await redis.xpending_range(
+                stream, GROUP, start, "+", _PAGE, consumername=consumer, idle=min_idle_ms
+            )
+        except ResponseError as error:
+            if _is_deleted(error):
+                return
+            raise
         if not pending:
             return
         ids = [entry["message_id"] for entry in pending]
@@ -259,13 +263,14 @@ async def _lease_as_controller(redis: Redis, stream: str, cursor: bytes) -> list
 
     None when the function was deleted.
     """
-    [answer] = await pipeline(
-        redis,
-        [("XREADGROUP", "GROUP", GROUP, CONTROLLER_CONSUMER, "COUNT", _PAGE, "STREAMS", stream, cursor)],
-    )
-    if _no_group(answer):
-        return None
-    checked([answer])
+    try:
+        answer = await command(
+            redis, "XREADGROUP", "GROUP", GROUP, CONTROLLER_CONSUMER, "COUNT", _PAGE, "STREAMS", stream, cursor
+        )
+    except ResponseError as error:
+        if _is_deleted(error):
+            return None
+        raise
     if not answer:
         return []
     [(_, entries)] = answer
@@ -290,6 +295,6 @@ def _reclaim_keys(queue: VersionQueue, lease: _Lease) -> list[str]:
     return keys
 
 
-def _no_group(answer: object) -> bool:
+def _is_deleted(error: ResponseError) -> bool:
     """Whether a command found no stream or group: the function was deleted meanwhile."""
-    return isinstance(answer, ResponseError) and str(answer).startswith(("NOGROUP", "no such key"))
+    return str(error).startswith(("NOGROUP", "no such key"))

@@ -1,0 +1,106 @@
+"""The other ends of the queue for tests: what a gateway appends and what an instance does, in plain commands."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from forebay_common import scripts
+from forebay_common.frames import ReplyFrame
+from forebay_common.keys import GROUP, RECORD_FIELD, PlatformKeys
+from forebay_common.queue import VersionQueue
+from forebay_common.record import KIND_ASYNC, KIND_SYNC, Invocation
+from forebay_common.redis_client import command, run
+
+PROCESS = "gateway-1"
+ADDRESS = f"reply:{PROCESS}"
+
+
+def call(payload: bytes | None = b'{"n": 1}', **changes: Any) -> Invocation:
+    """A sync call as a gateway makes one."""
+    members: dict[str, Any] = {
+        "kind": KIND_SYNC,
+        "invocation_id": secrets.token_bytes(16),
+        "wait_ms": 30_000,
+        "timeout_ms": 3_000,
+        "reply_token": secrets.token_bytes(16),
+        "reply_address": ADDRESS,
+    }
+    return Invocation(payload=payload, **(members | changes))
+
+
+def event(payload: bytes | None = b'{"n": 1}', **changes: Any) -> Invocation:
+    """An async event as a gateway makes one."""
+    members = {"kind": KIND_ASYNC, "wait_ms": 21_600_000, "reply_token": b"", "reply_address": ""}
+    return call(payload, **(members | changes))
+
+
+async def append(redis: Redis, queue: VersionQueue, record: Invocation) -> bytes:
+    """Append a record to the stream of its kind; gives the entry id."""
+    stream = queue.sync if record.kind == KIND_SYNC else queue.async_
+    entry_id: bytes = await command(redis, "XADD", stream, "NOMKSTREAM", "*", RECORD_FIELD, record.encode())
+    return entry_id
+
+
+async def lease(redis: Redis, stream: str, consumer: str, count: int = 1) -> list[bytes]:
+    """Lease entries as an instance does; gives their ids."""
+    answer = await command(redis, "XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count, "STREAMS", stream, ">")
+    return [entry_id for _, entries in answer for entry_id, _ in entries]
+
+
+async def give(redis: Redis, stream: str, entry_id: bytes, consumer: str, idle_ms: int = 0) -> None:
+    """Make `consumer` the holder of a leased entry, idle for so long."""
+    await redis.xclaim(stream, GROUP, consumer, 0, [entry_id], idle=idle_ms, justid=True)
+
+
+async def records(redis: Redis, stream: str) -> list[Invocation]:
+    """The records in a stream, oldest first."""
+    entries = await command(redis, "XRANGE", stream, "-", "+")
+    return [Invocation.decode(fields[RECORD_FIELD.encode()]) for _, fields in entries]
+
+
+async def pending_ids(redis: Redis, stream: str) -> list[bytes]:
+    """Ids of the entries that somebody has leased."""
+    return [entry["message_id"] for entry in await pending(redis, stream)]
+
+
+async def pending(redis: Redis, stream: str) -> list[dict[str, Any]]:
+    """The group's pending entries: message_id, consumer, time_since_delivered (ms), times_delivered."""
+    entries: list[dict[str, Any]] = await redis.xpending_range(stream, GROUP, "-", "+", 100)
+    return entries
+
+
+async def replies(redis: Redis, platform: PlatformKeys, process: str = PROCESS) -> list[ReplyFrame]:
+    """Take all frames off a process's reply list."""
+    key = platform.reply(process)
+    frames = await command(redis, "LRANGE", key, 0, -1)
+    await command(redis, "UNLINK", key)
+    return [ReplyFrame.decode(frame) for frame in frames]
+
+
+async def start_instance(redis: Redis, queue: VersionQueue, instance_id: str, state: str = "ready") -> None:
+    """An instance's heartbeat and control stream, with the TTL that they have."""
+    for key in (queue.keys.instance(instance_id), queue.keys.control(instance_id)):
+        if key.endswith(":control"):
+            await command(redis, "XGROUP", "CREATE", key, GROUP, "0", "MKSTREAM")
+        else:
+            await command(redis, "HSET", key, "state", state, "pid", 4711, "busy_us", 1500)
+        await command(redis, "PEXPIRE", key, 15_000)
+
+
+async def finish_async(
+    redis: Redis,
+    queue: VersionQueue,
+    entry_id: bytes,
+    consumer: str,
+    outcome: str,
+    *,
+    delay_ms: int = 0,
+    reason: str = "",
+    body: Sequence[str] = (),
+) -> int:
+    """Finish an event as the instance `consumer`."""
+    keys = (queue.async_, queue.delayed, queue.dead, *body)
+    finished: int = await run(redis, scripts.FINISH_ASYNC, keys, (entry_id, consumer, outcome, delay_ms, reason))
+    return finished
