@@ -9,9 +9,11 @@ from urllib.parse import unquote
 
 from starlette.types import Receive, Scope, Send
 
-from forebay_common import frames, limits
+from forebay_common import frames, record
 from forebay_common.names import LATEST, parse_reference
+from forebay_common.tlv import pack_field
 from forebay_gateway import lambda_errors
+from forebay_gateway.admission import EVENT, REQUEST_RESPONSE, payload_limit, size_refusal
 from forebay_gateway.dispatch import Connection
 from forebay_gateway.guard import Caller, Guard, GuardRefusal
 from forebay_gateway.http_event import Headers, HttpRequest, event_bytes
@@ -24,9 +26,10 @@ from forebay_gateway.http_response import (
     send_answer,
 )
 from forebay_gateway.identifiers import RandomSource, uuid_text
+from forebay_gateway.invoke import TRACE_ID_MAX_BYTES, read_wait_ms
 from forebay_gateway.lambda_errors import ClientLeft, Refusal
 from forebay_gateway.replies import Reply
-from forebay_gateway.request_body import BodyReader
+from forebay_gateway.request_body import BodyReader, declared_length
 from forebay_gateway.table import Function, Route
 
 PREFLIGHT_MAX_AGE_S = 600
@@ -51,13 +54,22 @@ class Calls(Protocol):
         *,
         invocation_id: bytes,
         qualified: bool = False,
+        extras: bytes = b"",
+        asked_wait_ms: int = 0,
         connection: Connection | None = None,
     ) -> Reply:
         """Run a call. Raises Refusal or ClientLeft."""
         ...
 
     async def accept_async(
-        self, function: Function, route: Route, payload: bytes, *, invocation_id: bytes, qualified: bool = False
+        self,
+        function: Function,
+        route: Route,
+        payload: bytes,
+        *,
+        invocation_id: bytes,
+        qualified: bool = False,
+        extras: bytes = b"",
     ) -> None:
         """Queue an event. Raises Refusal."""
         ...
@@ -70,6 +82,15 @@ class Target(NamedTuple):
     qualifier: str
     prefix: str
     rest: str
+
+
+class Options(NamedTuple):
+    """What a request's headers ask of the platform; `extras` are packed fields of the record, `wait_ms` 0 is none."""
+
+    run_async: bool
+    length_bytes: int
+    wait_ms: int
+    extras: bytes
 
 
 def target_of(raw_path: bytes) -> Target | None:
@@ -134,9 +155,7 @@ class FunctionRoute:
         self._bodies = bodies
         self._on_refusal = on_refusal
 
-    async def __call__(
-        self, scope: Scope, receive: Receive, send: Send, caller: Caller, connection: Connection | None = None
-    ) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
         """Serve one request that the guard's Host rule has let in."""
         invocation_id = self._calls.random.uuid()
         target = target_of(scope["raw_path"])
@@ -160,7 +179,7 @@ class FunctionRoute:
                 await send_answer(send, HttpAnswer(204, [*cors, *granted], b""), "OPTIONS")
                 return
         try:
-            answer = await self._answer(scope, receive, target, function, invocation_id, connection)
+            answer = await self._answer(scope, receive, target, function, invocation_id)
         except Refusal as refusal:
             answer = _refused(refusal)
         except ClientLeft:
@@ -168,23 +187,16 @@ class FunctionRoute:
         await self._send(scope, send, answer, cors, invocation_id)
 
     async def _answer(
-        self,
-        scope: Scope,
-        receive: Receive,
-        target: Target | None,
-        function: Function | None,
-        invocation_id: bytes,
-        connection: Connection | None,
+        self, scope: Scope, receive: Receive, target: Target | None, function: Function | None, invocation_id: bytes
     ) -> HttpAnswer:
+        """The function's answer, or the platform's word that it was accepted. Raises Refusal or ClientLeft."""
         if target is None:
             return message(404, "No function is named: the path is /fn/NAME and what the function shall see of it.")
         route = None if function is None else function.routes.get(target.qualifier or LATEST)
         if function is None or route is None:
             raise lambda_errors.not_found(f"{target.name}:{target.qualifier}" if target.qualifier else target.name)
-        run_async = prefers_async(scope["headers"])
-        body = await self._bodies.read(
-            receive, limits.ASYNC_REQUEST_MAX_BYTES if run_async else limits.SYNC_REQUEST_MAX_BYTES
-        )
+        options = _options(scope["headers"])
+        body = await self._body(options, receive)
         event = event_bytes(
             _request(scope, target, body),
             function=function.entry.name,
@@ -193,16 +205,32 @@ class FunctionRoute:
             now_s=time.time(),
         )
         qualified = bool(target.qualifier)
-        if run_async:
-            await self._calls.accept_async(function, route, event, invocation_id=invocation_id, qualified=qualified)
+        if options.run_async:
+            await self._calls.accept_async(
+                function, route, event, invocation_id=invocation_id, qualified=qualified, extras=options.extras
+            )
             return _accepted(invocation_id)
         reply = await self._calls.sync(
-            function, route, event, invocation_id=invocation_id, qualified=qualified, connection=connection
+            function,
+            route,
+            event,
+            invocation_id=invocation_id,
+            qualified=qualified,
+            extras=options.extras,
+            asked_wait_ms=options.wait_ms,
+            connection=scope.get("state", {}).get("connection"),
         )
         if reply.error_kind == frames.ERROR_NONE:
             return answer_of_result(reply.payload)
         failed = internal_server_error()
         return failed._replace(headers=[*failed.headers, (b"x-amz-function-error", b"Unhandled")])
+
+    async def _body(self, options: Options, receive: Receive) -> bytes:
+        invocation_type = EVENT if options.run_async else REQUEST_RESPONSE
+        refusal = size_refusal(options.length_bytes, invocation_type)
+        if refusal is not None:
+            raise refusal
+        return await self._bodies.read(receive, payload_limit(invocation_type))
 
     async def _send(self, scope: Scope, send: Send, answer: HttpAnswer, cors: Headers, invocation_id: bytes) -> None:
         """Send an answer with the invocation's id; where the platform speaks CORS, the handler does not."""
@@ -211,6 +239,19 @@ class FunctionRoute:
             headers = [header for header in headers if header[0] != b"access-control-allow-origin"]
         headers = [*headers, *cors, (b"x-amzn-requestid", uuid_text(invocation_id).encode())]
         await send_answer(send, answer._replace(headers=headers), scope["method"])
+
+
+def _options(headers: Headers) -> Options:
+    """Read the headers. Raises Refusal for a wait that is no number."""
+    found = dict(headers)
+    wait = found.get(b"x-forebay-wait-ms")
+    trace_id = found.get(b"x-amzn-trace-id", b"")
+    return Options(
+        run_async=prefers_async(headers),
+        length_bytes=declared_length(found.get(b"content-length")),
+        wait_ms=0 if wait is None else read_wait_ms(wait),
+        extras=pack_field(record.TAG_TRACE_ID, trace_id) if 0 < len(trace_id) <= TRACE_ID_MAX_BYTES else b"",
+    )
 
 
 def _request(scope: Scope, target: Target, body: bytes) -> HttpRequest:
