@@ -7,7 +7,7 @@ protocol as a whole is described in docs/queue-protocol.md.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -264,7 +264,7 @@ async def _unlink_tag(redis: Redis, keys: FunctionKeys) -> None:
     _log.warning("a deleted function's last keys are left to their TTL", extra={"function": keys.base})
 
 
-async def wakes(redis: Redis, platform: PlatformKeys) -> AsyncIterator[str | None]:
+async def wakes(redis: Redis, platform: PlatformKeys) -> AsyncGenerator[str | None]:
     """`NAMESPACE/NAME/UID` of functions that need another look, as they are announced; endless.
 
     None comes first and after each reconnection: announcements may have been missed, so look at every function.
