@@ -11,7 +11,6 @@ import math
 
 from forebay_common import limits
 from forebay_common.routing import RoutingEntry
-
 from forebay_gateway import lambda_errors
 from forebay_gateway.lambda_errors import Refusal
 
@@ -25,7 +24,7 @@ EVENT = "Event"
 class Sample:
     """A stream's length as last seen. `beside` is how much of it others had put there; `at_s` the loop's time."""
 
-    __slots__ = ("at_s", "asked_s", "beside")
+    __slots__ = ("asked_s", "at_s", "beside")
 
     def __init__(self) -> None:
         self.beside = 0

@@ -11,10 +11,10 @@ import time
 from typing import Any, Protocol
 
 import hiredis
+
 from forebay_common import frames, limits, logs, record, scripts
 from forebay_common.routing import RoutingEntry
 from forebay_common.tlv import CLAIM, INLINE, pack_field
-
 from forebay_gateway import admission, counters, lambda_errors, wake
 from forebay_gateway.counters import Counters, FunctionCounters
 from forebay_gateway.deadlines import Deadlines
@@ -305,9 +305,9 @@ class Dispatcher:
             function.counters.waiting -= 1
             function.load.sync_waiting -= 1
         observe(function.counters, reply, self.loop.time() - accepted_s)
-        refusal = refusal_of(reply, function.entry, time.time() * 1000)
-        if refusal is not None:
-            raise counted(function, refusal)
+        not_run = refusal_of(reply, function.entry, time.time() * 1000)
+        if not_run is not None:
+            raise counted(function, not_run)
         return reply
 
     def _append(
@@ -332,7 +332,8 @@ class Dispatcher:
         body_key = function.base + b":" + claim
         whole = record_head + pack_field(CLAIM, claim)
         parts = (
-            head(5), bulk("SET"), bulk(body_key), b"$%d\r\n" % len(payload), payload, _LINE, bulk("EX"), bulk(body_ttl_s),
+            head(5), bulk("SET"), bulk(body_key), b"$%d\r\n" % len(payload), payload, _LINE,
+            bulk("EX"), bulk(body_ttl_s),
             stream_head, b"%d\r\n" % len(whole), whole, _LINE,
         )  # fmt: skip
         self._commands.write(parts, ignore, sink)

@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, unquote_to_bytes
 from forebay_common import frames, limits, record
 from forebay_common.names import LATEST, function_arn, parse_reference
 from forebay_common.tlv import pack_field
-
 from forebay_gateway import admission, lambda_errors
 from forebay_gateway.dispatch import Connection, Dispatcher
 from forebay_gateway.identifiers import uuid_text

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
+
 from forebay_common import logs
 from forebay_common.redis_client import CONNECT_TIMEOUT_S, RedisSettings
-
 from forebay_gateway.resp import Argument, pack
 
 REPLY_DEADLINE_S = 5.0
@@ -46,11 +46,15 @@ def ignore(_reply: object) -> None:
     """The sink for replies that change nothing for the caller."""
 
 
+def _nothing() -> None:
+    """Nobody wants to be told."""
+
+
 class RedisLink:
     """A connection that comes back by itself, with bounded and jittered backoff.
 
-    `on_up` is called each time it is usable again, after AUTH and SELECT; `on_message` gets `channel, data` of
-    published messages. `losses` counts connections that broke.
+    `on_up` is called each time it is usable again, after AUTH and SELECT, `on_down` each time a connection broke;
+    `on_message` gets `channel, data` of published messages.
     """
 
     def __init__(
@@ -59,18 +63,18 @@ class RedisLink:
         name: str,
         *,
         reply_deadline_s: float = REPLY_DEADLINE_S,
-        on_up: Callable[[], None] | None = None,
+        on_up: Callable[[], None] = _nothing,
+        on_down: Callable[[], None] = _nothing,
         on_message: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
         self._settings = settings
         self._name = name
         self._reply_deadline_s = reply_deadline_s
         self._on_up = on_up
+        self._on_down = on_down
         self._on_message = on_message
         self._connection: _Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._up = asyncio.Event()
-        self.losses = 0
 
     @property
     def connected(self) -> bool:
@@ -81,22 +85,12 @@ class RedisLink:
         """Begin to connect; returns at once. Within a running event loop."""
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"redis-{self._name}")
 
-    async def wait_up(self) -> None:
-        """Wait until commands go out."""
-        await self._up.wait()
-
     def write(self, parts: Sequence[bytes], *sinks: Sink) -> None:
         """Send packed commands, given as pieces, with one sink for each command. Raises NotConnected."""
         connection = self._connection
         if connection is None or connection.full:
             raise NotConnected(f"Redis is not reachable ({self._name})")
         connection.write(parts, sinks)
-
-    async def call(self, *arguments: Argument) -> Any:
-        """One command and its reply. Raises RedisUnavailable, or hiredis.ReplyError when Redis refuses it."""
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.write((pack(*arguments),), sink_of(reply))
-        return await reply
 
     async def close(self) -> None:
         """Send what has been written, then end the connection."""
@@ -121,13 +115,10 @@ class RedisLink:
                 continue
             failures = 0
             self._connection = connection
-            self._up.set()
-            if self._on_up is not None:
-                self._on_up()
+            self._on_up()
             await self._watch(connection)
             self._connection = None
-            self._up.clear()
-            self.losses += 1
+            self._on_down()
             _log.warning("the connection to Redis was lost", extra={"link": self._name})
 
     async def _connect(self) -> "_Connection":
@@ -136,6 +127,7 @@ class RedisLink:
         if settings.unix_socket is not None:
             _, connection = await loop.create_unix_connection(self._protocol, settings.unix_socket)
         else:
+            assert settings.host is not None
             context = ssl.create_default_context() if settings.tls else None
             _, connection = await loop.create_connection(self._protocol, settings.host, settings.port, ssl=context)
         try:

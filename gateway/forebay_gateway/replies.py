@@ -10,10 +10,10 @@ import contextlib
 from typing import Any
 
 import hiredis
+
 from forebay_common import frames, function_errors, limits, logs
 from forebay_common.keys import PlatformKeys
 from forebay_common.tlv import INLINE, CodecError
-
 from forebay_gateway import lambda_errors
 from forebay_gateway.counters import Counters
 from forebay_gateway.redis_link import NotConnected, RedisLink, RedisUnavailable, ignore
@@ -161,7 +161,9 @@ class ReplyReader:
                 self._collect(call, reply)
             elif not call.future.done():
                 self.waiting.pop(call.token, None)
-                call.future.set_exception(lambda_errors.failed(f"The result of the call could not be fetched: {value!r}"))
+                call.future.set_exception(
+                    lambda_errors.failed(f"The result of the call could not be fetched: {value!r}")
+                )
 
         # One byte above the limit is enough to know that the result is too large.
         fetch = pack("GETRANGE", key, 0, limits.RESPONSE_MAX_BYTES) + pack("UNLINK", key)
@@ -224,8 +226,7 @@ class Heartbeat:
             + pack("SET", keys.process(process_id), "gateway", "EX", limits.HEARTBEAT_TTL_S),
         )
         self._farewell = (
-            pack("SREM", keys.processes, process_id)
-            + pack("UNLINK", keys.process(process_id), keys.reply(process_id)),
+            pack("SREM", keys.processes, process_id) + pack("UNLINK", keys.process(process_id), keys.reply(process_id)),
         )
 
     def beat(self) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import hiredis
+
 from forebay_common import logs, record
 from forebay_common.keys import RECORD_FIELD, PlatformKeys
 from forebay_common.names import LATEST
 from forebay_common.routing import RoutingEntry, VersionRoute
 from forebay_common.tlv import pack_field
-
 from forebay_gateway.admission import Sample
 from forebay_gateway.counters import Counters, FunctionCounters
 from forebay_gateway.redis_link import NotConnected, RedisLink, RedisUnavailable, ignore
@@ -53,7 +53,9 @@ class Route:
         "version",
     )
 
-    def __init__(self, entry: RoutingEntry, version: str, route: VersionRoute, keys: PlatformKeys, reply: bytes) -> None:
+    def __init__(
+        self, entry: RoutingEntry, version: str, route: VersionRoute, keys: PlatformKeys, reply: bytes
+    ) -> None:
         function = keys.function(entry.namespace, entry.name, entry.uid)
         self.version = version
         self.revision = route.revision
@@ -93,9 +95,7 @@ class Function:
         self.entry = entry
         self.key = entry.key
         self.base = keys.function(entry.namespace, entry.name, entry.uid).base.encode()
-        self.routes = {
-            version: Route(entry, version, route, keys, reply) for version, route in entry.versions.items()
-        }
+        self.routes = {version: Route(entry, version, route, keys, reply) for version, route in entry.versions.items()}
         self.wake = pack("PUBLISH", keys.wake_channel, f"{entry.namespace}/{entry.name}/{entry.uid}")
         self.load = Load()
         self.counters = counters
@@ -120,10 +120,7 @@ class FunctionTable:
         self._reread = False
         self._misses: dict[str, float] = {}
         self._lookups: dict[str, asyncio.Future[None]] = {}
-        self._load = (
-            pack("MULTI") + pack("GET", keys.generation) + pack("HGETALL", keys.functions) + pack("EXEC"),
-        )
-        self.subscribe_command = (pack("SUBSCRIBE", keys.functions),)
+        self._load = (pack("MULTI") + pack("GET", keys.generation) + pack("HGETALL", keys.functions) + pack("EXEC"),)
 
     def get(self, key: str) -> Function | None:
         """A function by `NAMESPACE/NAME`, as far as it is known here."""

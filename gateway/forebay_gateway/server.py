@@ -1,0 +1,147 @@
+"""The gateway's process: one event loop, one HTTP server on it, and an end that lets waiting calls finish."""
+
+import asyncio
+import contextlib
+import gc
+import resource
+import signal
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from forebay_gateway.app import create_app
+from forebay_gateway.asgi import Entry
+from forebay_gateway.config import GatewayConfig
+from forebay_gateway.core import Core
+from forebay_gateway.fn_route import FunctionRoute
+from forebay_gateway.forwarder import Forwarder
+from forebay_gateway.guard import Guard, GuardRefusal, Rule
+from forebay_gateway.invoke import InvokeHandler
+from forebay_gateway.request_body import BodyReader
+
+if TYPE_CHECKING:
+    from forebay_gateway.dispatch import SyncCall
+
+BACKLOG = 4_096
+KEEP_ALIVE_S = 75
+"""Above what clients keep idle connections for (boto3, 60 s), so that they close first and no request is lost."""
+HEAD_MAX_BYTES = 128 * 1024
+"""Request line and headers together; the HTTP parser itself has no bound."""
+GC_THRESHOLD = 50_000
+"""Allocations between collections of the youngest objects: a call's own die by reference count."""
+CANCELLED_S = 1.0
+"""What cancelled calls get to take themselves out of the queue."""
+
+
+class ClientConnection(HttpToolsProtocol):
+    """A client's connection that tells its waiting call when the client goes.
+
+    ASGI's own way, a second task waiting on `receive`, costs a fifth of a small call. `call` is set while one
+    waits; the request finds this object as `scope["state"]["connection"]`.
+    """
+
+    def __init__(self, config: uvicorn.Config, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.app_state = {**app_state, "connection": self}
+        self.call: SyncCall | None = None
+        self.lost = False
+        self._head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and give up on headers without end."""
+        super().data_received(data)
+        if self.scope is None or (self.cycle is not None and self.cycle.scope is self.scope):
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_MAX_BYTES:
+            self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self.lost = True
+        if self.call is not None:
+            self.call.left()
+        super().connection_lost(exc)
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn's server, whose signals end in a clean exit: its own raises SIGTERM again at the end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT stop the server; a second one does not wait for calls."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        yield
+
+    def _stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError when the address is taken or is none."""
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+async def serve(config: GatewayConfig, listening: socket.socket) -> None:
+    """Serve until a signal asks to stop; waiting calls then get `config.stop_s` to finish."""
+    core = Core(config)
+    forwarder = Forwarder(config.controller_socket)
+    server = GatewayServer(
+        uvicorn.Config(
+            _entry(config, core, forwarder),
+            http=ClientConnection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(config.stop_s)),
+        )
+    )
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(core.run())
+        await server.serve(sockets=[listening])
+        cancelled = server.server_state.tasks
+        if cancelled:
+            await asyncio.wait(cancelled, timeout=CANCELLED_S)
+        await forwarder.close()
+        running.cancel()
+
+
+def _entry(config: GatewayConfig, core: Core, forwarder: Forwarder) -> Entry:
+    guard = Guard(config.allowed_hosts)
+    bodies = BodyReader()
+    refusals: Counter[Rule] = Counter()
+
+    def count(refusal: GuardRefusal) -> None:
+        refusals[refusal.rule] += 1
+
+    return Entry(
+        guard=guard,
+        invoke=InvokeHandler(core.dispatcher, bodies, config.region, config.account),
+        functions=FunctionRoute(core.dispatcher, guard, bodies, count),
+        forwarder=forwarder,
+        app=create_app(core.readiness, core.counters, refusals, forwarder),
+        refusals=refusals,
+    )
+
+
+def raise_file_limit() -> None:
+    """Allow as many connections as the system lets this process have: each waiting caller holds one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
