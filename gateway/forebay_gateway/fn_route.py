@@ -155,7 +155,9 @@ class FunctionRoute:
         self._bodies = bodies
         self._on_refusal = on_refusal
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, connection: Connection | None = None
+    ) -> None:
         """Serve one request that the guard's Host rule has let in."""
         invocation_id = self._calls.random.uuid()
         target = target_of(scope["raw_path"])
@@ -179,7 +181,7 @@ class FunctionRoute:
                 await send_answer(send, HttpAnswer(204, [*cors, *granted], b""), "OPTIONS")
                 return
         try:
-            answer = await self._answer(scope, receive, target, function, invocation_id)
+            answer = await self._answer(scope, receive, target, function, invocation_id, connection)
         except Refusal as refusal:
             answer = _refused(refusal)
         except ClientLeft:
@@ -187,7 +189,13 @@ class FunctionRoute:
         await self._send(scope, send, answer, cors, invocation_id)
 
     async def _answer(
-        self, scope: Scope, receive: Receive, target: Target | None, function: Function | None, invocation_id: bytes
+        self,
+        scope: Scope,
+        receive: Receive,
+        target: Target | None,
+        function: Function | None,
+        invocation_id: bytes,
+        connection: Connection | None,
     ) -> HttpAnswer:
         """The function's answer, or the platform's word that it was accepted. Raises Refusal or ClientLeft."""
         if target is None:
@@ -218,7 +226,7 @@ class FunctionRoute:
             qualified=qualified,
             extras=options.extras,
             asked_wait_ms=options.wait_ms,
-            connection=scope.get("state", {}).get("connection"),
+            connection=connection,
         )
         if reply.error_kind == frames.ERROR_NONE:
             return answer_of_result(reply.payload)

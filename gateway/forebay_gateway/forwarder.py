@@ -205,11 +205,15 @@ def _has_body(headers: Headers) -> bool:
     return _declared_length(headers) > 0 or any(name == b"transfer-encoding" for name, _ in headers)
 
 
+_SERVERS = frozenset({b"date", b"server"})
+"""Headers that each HTTP server adds of its own; the gateway's does too."""
+
+
 async def _pass_on(response: httpx.Response, send: Send) -> None:
     """Send the controller's response. When it breaks off, the client's connection does too: it must not look whole."""
     raw = [(name.lower(), value) for name, value in response.headers.raw]
     dropped = connection_headers(raw)
-    headers = [header for header in raw if header[0] not in dropped]
+    headers = [header for header in raw if header[0] not in dropped and header[0] not in _SERVERS]
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     try:
         async for chunk in response.aiter_raw():
