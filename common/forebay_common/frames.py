@@ -1,8 +1,10 @@
 """Reply frames: what comes back on a process's reply list.
 
 A reply is one frame of kind `WHOLE`, or `HEAD`, any number of `CHUNK`s and `END`, in sequence; `ERROR` ends it
-at any point. Each frame is at most `REPLY_FRAME_MAX_BYTES`; a larger buffered payload lies under a key of the
-function (`claim`). A frame counts only with its call's secret token.
+at any point, whatever its sequence number (the controller, which answers for a dead instance, cannot know how far
+the reply had come), and carries every reply whose `error_kind` is not `ERROR_NONE`. Each frame is at most
+`REPLY_FRAME_MAX_BYTES`; a larger buffered payload lies under a key of the function (`claim`). A frame counts only
+with its call's secret token.
 """
 
 import struct

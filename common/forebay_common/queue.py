@@ -207,12 +207,15 @@ async def promote(redis: Redis, queue: VersionQueue, limit: int = PROMOTE_BATCH)
 
 
 async def trim_dead_letters(redis: Redis, queue: VersionQueue, dead: int) -> int:
-    """Drop the oldest dead letters above `DEAD_LETTERS_MAX`, with their bodies; `dead` as observed.
+    """Drop the oldest dead letters above `DEAD_LETTERS_MAX`, with their bodies.
 
-    Gives how many were dropped; at most a page of them, so call it again while it gives any. Raises
-    redis.exceptions.RedisError.
+    `dead` is how many an observation found: without too many there is nothing to ask Redis. Gives how many were
+    dropped; at most a page of them, so call it again while it gives any. Raises redis.exceptions.RedisError.
     """
-    over = min(dead - limits.DEAD_LETTERS_MAX, _DEAD_PAGE)
+    if dead <= limits.DEAD_LETTERS_MAX:
+        return 0
+    length: int = await command(redis, "XLEN", queue.dead)
+    over = min(length - limits.DEAD_LETTERS_MAX, _DEAD_PAGE)
     if over <= 0:
         return 0
     entries: list[tuple[bytes, dict[bytes, bytes]]] = await command(

@@ -124,15 +124,18 @@ async def test_control_reaches_an_instance_that_is_there(redis: Redis, queue: Ve
     assert not await command(redis, "EXISTS", queue.keys.control("i2"))
 
 
-async def test_the_controller_trims_dead_letters_with_their_bodies(redis: Redis, queue: VersionQueue) -> None:
+async def test_the_controller_trims_dead_letters_with_their_bodies(
+    redis: Redis, queue: VersionQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DEAD_LETTERS_MAX", 2)
     oldest = event(None, claim="body:aa")
     body = queue.keys.body("aa")
     await command(redis, "SET", body, b"x", "EX", 60)
     for record in (oldest, event(), event()):
         await command(redis, "XADD", queue.dead, "*", RECORD_FIELD, record.encode(), "reason", "RetriesExhausted")
 
-    assert await trim_dead_letters(redis, queue, limits.DEAD_LETTERS_MAX) == 0
-    assert await trim_dead_letters(redis, queue, limits.DEAD_LETTERS_MAX + 1) == 1
+    assert await trim_dead_letters(redis, queue, 3) == 1
+    assert await trim_dead_letters(redis, queue, 3) == 0
 
     assert await command(redis, "XLEN", queue.dead) == 2
     assert not await command(redis, "EXISTS", body)
