@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forebay_cli import examples
+from forebay_cli import example_functions
 from forebay_cli.client import Client
 from forebay_cli.demo_burst import Burst, show_burst
 from forebay_cli.deploy import DeployOptions, deploy
@@ -123,7 +123,9 @@ def play(steps: Steps, client: Client) -> None:
 
 def put(client: Client, name: str, options: DeployOptions) -> None:
     """Deploy one of the examples under its own name."""
-    function = deploy(client, name, examples.folder() / name, options, lambda line: print(f"   {line}", flush=True))
+    function = deploy(
+        client, name, example_functions.folder() / name, options, lambda line: print(f"   {line}", flush=True)
+    )
     print(f"   {name}: {function['runtime']}, {function['handler']}, {function['state']}", flush=True)
 
 

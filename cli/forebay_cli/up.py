@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from forebay_cli import defaults, examples
+from forebay_cli import defaults, example_functions
 from forebay_cli.readiness import get
 from forebay_cli.supervisor import Supervisor
 from forebay_cli.up_options import REGION, UpOptions, check_platform
@@ -78,7 +78,7 @@ async def how_to_call(supervisor: Supervisor) -> str:
     if names:
         return f"  curl {supervisor.url}/fn/{'hello' if 'hello' in names else names[0]}"
     endpoint = "" if supervisor.port == defaults.PORT else f"FOREBAY_ENDPOINT={supervisor.url} "
-    path = shlex.quote(str(relative(examples.folder() / "hello")))
+    path = shlex.quote(str(relative(example_functions.folder() / "hello")))
     return f"  {endpoint}forebay deploy hello {path}\n  curl {supervisor.url}/fn/hello"
 
 
