@@ -222,25 +222,19 @@ class Heartbeat:
     def __init__(self, commands: RedisLink, keys: PlatformKeys, process_id: str) -> None:
         self._commands = commands
         self._beat = (
-            pack("SADD", keys.processes, process_id)
-            + pack("SET", keys.process(process_id), "gateway", "EX", limits.HEARTBEAT_TTL_S),
+            # The key first: whoever reads the set must find the heartbeat of all that are in it.
+            pack("SET", keys.process(process_id), "gateway", "EX", limits.HEARTBEAT_TTL_S)
+            + pack("SADD", keys.processes, process_id),
         )
-        self._farewell = (
-            pack("SREM", keys.processes, process_id) + pack("UNLINK", keys.process(process_id), keys.reply(process_id)),
-        )
+        # The set keeps the process: instances that finish its last calls make the list anew, for the reaper.
+        self._farewell = (pack("UNLINK", keys.process(process_id), keys.reply(process_id)),)
 
     def beat(self) -> None:
-        """Renew; called whenever the link has come up, and by `run`."""
+        """Renew; called whenever the link has come up, and every `HEARTBEAT_S`."""
         with contextlib.suppress(NotConnected):
             self._commands.write(self._beat, ignore, ignore)
 
-    async def run(self) -> None:
-        """Renew for ever."""
-        while True:
-            self.beat()
-            await asyncio.sleep(limits.HEARTBEAT_S)
-
     def leave(self) -> None:
-        """Take this process and its list out of Redis."""
+        """Tell the reaper that this process has ended."""
         with contextlib.suppress(NotConnected):
-            self._commands.write(self._farewell, ignore, ignore)
+            self._commands.write(self._farewell, ignore)

@@ -1,0 +1,170 @@
+"""A real gateway process, and an instance's side of the queue for it to be answered by."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+from botocore.config import Config
+from redis.asyncio import Redis
+
+from forebay_common import names
+from forebay_common.frames import ReplyFrame
+from forebay_common.function_table import publish_entry
+from forebay_common.keys import GROUP, RECORD_FIELD, PlatformKeys
+from forebay_common.queue import VersionQueue, create_queues
+from forebay_common.record import KIND_SYNC, Invocation
+from forebay_common.redis_client import command
+from forebay_common.routing import RoutingEntry, VersionRoute
+from support.platform import free_port
+from support.waiting import wait_until
+
+Answer = Callable[[Invocation], Sequence[ReplyFrame]]
+"""What an instance replies to a call; nothing when it stays silent."""
+
+AUTHORIZATION = {"authorization": "test"}
+
+
+class GatewayProcess:
+    """`python -m forebay_gateway` on a port of its own; `log` holds what it wrote to stderr."""
+
+    def __init__(self, folder: Path, redis: dict[str, Any], prefix: str, **settings: Any) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "gateway.log"
+        self._config = folder / "gateway.json"
+        document = {
+            "prefix": prefix,
+            "redis": redis,
+            "region": "us-east-1",
+            "account": "000000000000",
+            "controller_socket": str(folder / "controller.sock"),
+            "port": self.port,
+        }
+        self._config.write_text(json.dumps(document | settings))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, ready: bool = True) -> None:
+        """Start; returns when it is ready, or as soon as it answers at all."""
+        command_line = [sys.executable, "-m", "forebay_gateway", "--config", str(self._config)]
+        with self.log.open("ab") as sink:
+            self.process = subprocess.Popen(command_line, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
+        wait_until(lambda: self._answers("/readyz" if ready else "/healthz"), "the gateway is up")
+
+    def wait_ready(self) -> None:
+        """Return once it reaches Redis and knows the functions."""
+        wait_until(lambda: self._answers("/readyz"), "the gateway is ready")
+
+    def terminate(self) -> int:
+        """SIGTERM; its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def end(self) -> None:
+        """End it, however it is."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+    def client(self, **settings: Any) -> httpx.AsyncClient:
+        """An HTTP client that may call functions."""
+        return httpx.AsyncClient(base_url=self.url, headers=AUTHORIZATION, timeout=20, **settings)
+
+    def boto(self, region: str = "us-east-1") -> Any:
+        """A Lambda client that tries once."""
+        return boto3.client(
+            "lambda",
+            endpoint_url=self.url,
+            region_name=region,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            config=Config(retries={"total_max_attempts": 1}, read_timeout=20),
+        )
+
+    def _answers(self, path: str) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the gateway ended: {self.log.read_text()}"
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(self.url + path, timeout=5).status_code == httpx.codes.OK
+        return False
+
+
+def routing_entry(queue: VersionQueue, **changes: Any) -> RoutingEntry:
+    """The table's entry of a function whose queues are `queue`'s."""
+    namespace, name, uid = queue.keys.base.partition("{")[2].rstrip("}").split("/")
+    members: dict[str, Any] = {
+        "namespace": namespace,
+        "name": name,
+        "uid": uid,
+        "arn": names.function_arn("us-east-1", "000000000000", name),
+        "state": "Active",
+        "versions": {names.LATEST: VersionRoute(revision=7, timeout_ms=3_000, memory_mb=128)},
+        "capacity": 4,
+        "max_capacity": 4,
+    }
+    return RoutingEntry(**(members | changes))
+
+
+async def publish(redis: Redis, platform: PlatformKeys, queue: VersionQueue, **changes: Any) -> RoutingEntry:
+    """Make a function known to gateways, with its queues."""
+    await create_queues(redis, queue)
+    entry = routing_entry(queue, **changes)
+    await publish_entry(redis, platform, entry)
+    return entry
+
+
+def echo(record: Invocation) -> Sequence[ReplyFrame]:
+    """The payload as it came."""
+    return [ReplyFrame(token=record.reply_token, payload=record.payload, duration_us=1500)]
+
+
+class FakeInstance:
+    """Takes the calls of one function version and replies as it is told; `seen` are the records it has leased."""
+
+    def __init__(self, redis: Redis, platform: PlatformKeys, queue: VersionQueue, answer: Answer) -> None:
+        self.seen: list[Invocation] = []
+        self.answer = answer
+        self._redis = redis
+        self._platform = platform
+        self._queue = queue
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["FakeInstance"]:
+        """Work until the block ends."""
+        task = asyncio.create_task(self._work())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
+
+    async def _work(self) -> None:
+        streams = (self._queue.sync, self._queue.async_)
+        while True:
+            answer = await command(
+                self._redis,
+                *("XREADGROUP", "GROUP", GROUP, "fake", "COUNT", 16, "BLOCK", 50, "STREAMS", *streams, ">", ">"),
+            )
+            for stream, entries in answer or ():
+                for entry_id, fields in entries:
+                    await self._finish(stream.decode(), entry_id, Invocation.decode(fields[RECORD_FIELD.encode()]))
+
+    async def _finish(self, stream: str, entry_id: bytes, record: Invocation) -> None:
+        self.seen.append(record)
+        frames = [frame.encode() for frame in self.answer(record)]
+        if record.kind == KIND_SYNC and frames:
+            await command(self._redis, "RPUSH", f"{self._platform.prefix}:{record.reply_address}", *frames)
+        await command(self._redis, "XACK", stream, GROUP, entry_id)
+        await command(self._redis, "XDEL", stream, entry_id)
+        if record.claim:
+            await command(self._redis, "UNLINK", f"{self._queue.keys.base}:{record.claim}")
