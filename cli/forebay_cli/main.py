@@ -90,12 +90,12 @@ def up(
     ] = False,
 ) -> None:
     """Start the platform on this machine; Ctrl-C stops it."""
-    from forebay_cli import up as command  # noqa: PLC0415
     from forebay_cli.embedded_valkey import parse_redis_url  # noqa: PLC0415
     from forebay_cli.folders import default_data_dir  # noqa: PLC0415
+    from forebay_cli.up import run  # noqa: PLC0415
     from forebay_cli.up_options import UpOptions, check_log_level, parse_retry_delays  # noqa: PLC0415
 
-    command.run(
+    run(
         UpOptions(
             data_dir=(data_dir or default_data_dir()).expanduser().resolve(),
             host=host,
@@ -235,9 +235,9 @@ def status(
 @app.command()
 def demo() -> None:
     """See it work: start a platform, deploy, call, burst, 0 to N to 0 instances, stop."""
-    from forebay_cli import demo as command  # noqa: PLC0415
+    from forebay_cli.demo import run  # noqa: PLC0415
 
-    command.run()
+    run()
 
 
 if __name__ == "__main__":
