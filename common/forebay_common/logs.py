@@ -49,8 +49,8 @@ def configure(component: str, level: str = "info", stream: TextIO | None = None)
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(component))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    root.handlers[:] = [handler]
     logging.captureWarnings(capture=True)
 
 

@@ -32,7 +32,7 @@ _SCAN_ROUNDS_MAX = 10_000
 _SCAN_COUNT = 1_000
 _DEAD_PAGE = 100
 _WAKE_POLL_S = 5.0
-_RECONNECT_S = 0.2
+_RECONNECT_S = 0.5
 
 _log = logging.getLogger(__name__)
 
