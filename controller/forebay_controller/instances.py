@@ -1,9 +1,10 @@
 """What each instance of a function is doing: from the backend, its heartbeat and what it has leased. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from forebay_common.queue import InstanceReport
 from forebay_controller.autoscale import Fleet
 
 START_MAX_S = 120.0
@@ -28,32 +29,11 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """An instance's heartbeat hash, decoded; `state` is starting, ready, draining or failed."""
-
-    state: str
-    reason: str = ""
-    done: int = 0
-    busy_us: int = 0
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[bytes, bytes]) -> "Heartbeat | None":
-        """Read the hash; None when it is empty (expired, or not written yet)."""
-        if not fields:
-            return None
-        return cls(
-            state=fields.get(b"state", b"starting").decode(),
-            reason=fields.get(b"reason", b"").decode(errors="replace"),
-            done=int(fields.get(b"done", 0)),
-            busy_us=int(fields.get(b"busy_us", 0)),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Instance:
     """One instance as the controller knows it; times are seconds of the controller's clock.
 
     `ready_s`, `seen_s` (last heartbeat) and `drain_s` (when it was told to drain) are None until they happen.
+    `refuses`: its own heartbeat says that it takes no further call, which a command to drain alone does not.
     """
 
     instance_id: str
@@ -67,6 +47,7 @@ class Instance:
     ready_s: float | None = None
     seen_s: float | None = None
     drain_s: float | None = None
+    refuses: bool = False
     adopted: bool = False
 
     @property
@@ -78,7 +59,7 @@ class Instance:
 _SERVING = frozenset({State.STARTING, State.IDLE, State.BUSY})
 
 
-def observed(instance: Instance, heartbeat: Heartbeat | None, pending: int, now_s: float) -> Instance:
+def observed(instance: Instance, heartbeat: InstanceReport | None, pending: int, now_s: float) -> Instance:
     """The instance after a look at its heartbeat and the number of calls it has leased."""
     if heartbeat is None:
         silent = instance.seen_s is not None and instance.drain_s is None
@@ -97,10 +78,11 @@ def observed(instance: Instance, heartbeat: Heartbeat | None, pending: int, now_
         idle_since_s=now_s if used or instance.ready_s is None else instance.idle_since_s,
         ready_s=ready_s,
         seen_s=now_s,
+        refuses=heartbeat.state in ("draining", "failed"),
     )
 
 
-def _state(instance: Instance, heartbeat: Heartbeat, pending: int) -> State:
+def _state(instance: Instance, heartbeat: InstanceReport, pending: int) -> State:
     if heartbeat.state == "failed":
         return State.FAILED
     if heartbeat.state == "draining" or instance.drain_s is not None:
@@ -133,9 +115,20 @@ def to_drain(instances: Iterable[Instance], revision: int, count: int) -> list[s
     return [instance.instance_id for instance in (idle + starting)[:count]]
 
 
+def longest_idle(instances: Iterable[Instance]) -> Instance | None:
+    """The instance that has been idle for longest; None when none is idle."""
+    idle = (instance for instance in instances if instance.state is State.IDLE)
+    return min(idle, key=lambda instance: instance.idle_since_s, default=None)
+
+
 def outdated(instances: Iterable[Instance], revision: int) -> list[str]:
     """Instances of another revision that still take calls: they are told to drain."""
     return [i.instance_id for i in instances if i.serves and i.revision != revision]
+
+
+def older_take_calls(instances: Iterable[Instance], revision: int) -> bool:
+    """Whether an instance of an older revision may still take a call: an update is not finished before."""
+    return any(i.revision < revision and not i.refuses for i in instances)
 
 
 def overdue(instance: Instance, timeout_s: float, now_s: float) -> str:

@@ -68,6 +68,11 @@ class RunningInstance:
 class InstanceBackend(Protocol):
     """What starts and stops instances: local processes, or pods through the Kubernetes API."""
 
+    @property
+    def starts_at_once_max(self) -> int:
+        """How many instances may be coming up at a time; more would only make each of them ready later."""
+        ...
+
     async def start(self, spec: FunctionSpec, instance_id: str) -> None:
         """Start one instance; returns once it is on its way. Raises InstanceStartError with a reason for people."""
         ...

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from forebay_common.queue import InstanceReport
 from forebay_controller.autoscale import Fleet
-from forebay_controller.instances import Heartbeat, Instance, State, fleet, observed, outdated, overdue, to_drain
+from forebay_controller.instances import Instance, State, fleet, observed, older_take_calls, outdated, overdue, to_drain
 
 STARTED = Instance("i1", revision=1, started_s=100.0)
 READY = replace(STARTED, state=State.IDLE, ready_s=100.3, seen_s=100.3, idle_since_s=100.3)
@@ -15,43 +16,37 @@ READY = replace(STARTED, state=State.IDLE, ready_s=100.3, seen_s=100.3, idle_sin
     ("before", "heartbeat", "pending", "state"),
     [
         (STARTED, None, 0, State.STARTING),
-        (STARTED, Heartbeat("starting"), 0, State.STARTING),
-        (STARTED, Heartbeat("ready"), 0, State.IDLE),
-        (STARTED, Heartbeat("ready"), 2, State.BUSY),
-        (STARTED, Heartbeat("failed", reason="no code"), 0, State.FAILED),
+        (STARTED, InstanceReport("starting"), 0, State.STARTING),
+        (STARTED, InstanceReport("ready"), 0, State.IDLE),
+        (STARTED, InstanceReport("ready"), 2, State.BUSY),
+        (STARTED, InstanceReport("failed", reason="no code"), 0, State.FAILED),
         (READY, None, 0, State.SILENT),
-        (READY, Heartbeat("draining"), 1, State.DRAINING),
-        (replace(READY, drain_s=101.0), Heartbeat("ready"), 0, State.DRAINING),
+        (READY, InstanceReport("draining"), 1, State.DRAINING),
+        (replace(READY, drain_s=101.0), InstanceReport("ready"), 0, State.DRAINING),
         (replace(READY, drain_s=101.0, state=State.DRAINING), None, 0, State.DRAINING),
-        (replace(READY, state=State.SILENT), Heartbeat("ready"), 0, State.IDLE),
+        (replace(READY, state=State.SILENT), InstanceReport("ready"), 0, State.IDLE),
     ],
 )
-def test_state(before: Instance, heartbeat: Heartbeat | None, pending: int, state: State) -> None:
+def test_state(before: Instance, heartbeat: InstanceReport | None, pending: int, state: State) -> None:
     assert observed(before, heartbeat, pending, 102.0).state is state
 
 
 def test_ready_is_noted_once() -> None:
-    first = observed(STARTED, Heartbeat("ready"), 0, 100.4)
+    first = observed(STARTED, InstanceReport("ready"), 0, 100.4)
     assert first.ready_s == 100.4
-    assert observed(first, Heartbeat("ready"), 0, 105.0).ready_s == 100.4
+    assert observed(first, InstanceReport("ready"), 0, 105.0).ready_s == 100.4
 
 
 @pytest.mark.parametrize(
     ("heartbeat", "pending", "idle_since_s"),
     [
-        pytest.param(Heartbeat("ready"), 0, 100.3, id="nothing happened"),
-        pytest.param(Heartbeat("ready"), 1, 110.0, id="it holds a call"),
-        pytest.param(Heartbeat("ready", done=1), 0, 110.0, id="it finished one that no look has seen"),
+        pytest.param(InstanceReport("ready"), 0, 100.3, id="nothing happened"),
+        pytest.param(InstanceReport("ready"), 1, 110.0, id="it holds a call"),
+        pytest.param(InstanceReport("ready", done=1), 0, 110.0, id="it finished one that no look has seen"),
     ],
 )
-def test_idle_time(heartbeat: Heartbeat, pending: int, idle_since_s: float) -> None:
+def test_idle_time(heartbeat: InstanceReport, pending: int, idle_since_s: float) -> None:
     assert observed(READY, heartbeat, pending, 110.0).idle_since_s == idle_since_s
-
-
-def test_heartbeat_fields() -> None:
-    fields = {b"state": b"ready", b"done": b"7", b"busy_us": b"1500", b"in_flight": b"1", b"later": b"x"}
-    assert Heartbeat.from_fields(fields) == Heartbeat("ready", done=7, busy_us=1500)
-    assert Heartbeat.from_fields({}) is None
 
 
 def test_fleet_counts_other_revisions_as_leaving_and_silent_ones_not_at_all() -> None:
@@ -90,6 +85,15 @@ def test_outdated() -> None:
         replace(READY, instance_id="old leaving", revision=0, state=State.DRAINING),
     ]
     assert outdated(instances, revision=1) == ["old idle", "old busy", "old starting"]
+
+
+def test_an_older_instance_takes_calls_until_it_says_itself_that_it_does_not() -> None:
+    old = replace(READY, revision=0)
+    told = observed(replace(old, drain_s=101.0), InstanceReport("ready"), 0, 101.1)
+    heard = observed(told, InstanceReport("draining"), 0, 101.2)
+    assert older_take_calls([READY, old], revision=1)
+    assert older_take_calls([READY, told], revision=1)
+    assert not older_take_calls([READY, heard], revision=1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""Work that runs beside the looks: started without waiting, never lost from sight."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from redis.exceptions import RedisError
+
+_log = logging.getLogger(__name__)
+
+
+class Background:
+    """Tasks that nobody waits for. One that fails is logged; the next look finds what it left undone."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run `work` beside everything else."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait for what is under way, at most `timeout_s`; then cancel the rest."""
+        tasks = list(self._tasks)
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, RedisError):
+            _log.warning("%s failed: %s", task.get_name(), error)
+        elif error is not None:
+            _log.error("%s failed", task.get_name(), exc_info=error)

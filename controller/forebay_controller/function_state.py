@@ -1,0 +1,156 @@
+"""What the reconciler remembers of one function between two looks, and what it tells others about it."""
+
+import asyncio
+import math
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from forebay_common.queue import InstanceReport, QueueState, StreamState, VersionQueue
+from forebay_common.spec import FunctionSpec
+from forebay_controller.autoscale import Bounds, Decision, Load, Reason
+from forebay_controller.backoff import Backoff
+from forebay_controller.demand import Demand
+from forebay_controller.instances import Instance, State, fleet
+from forebay_controller.interfaces import FunctionStatus
+
+EMPTY_QUEUE = QueueState(StreamState(0), StreamState(0))
+REPORTS_EVERY_S = 1.0
+"""Heartbeats of instances whose state is settled are read this often: they change every few seconds."""
+
+
+class Tempo(IntEnum):
+    """How often a function is looked at without being asked."""
+
+    COLD = 0
+    """Nothing to do: in the slow sweep only."""
+    WARM = 1
+    """It has instances or delayed events."""
+    HOT = 2
+    """It has work, or an instance that comes or goes."""
+
+
+@dataclass(slots=True)
+class FunctionState:
+    """One function: its spec, its queue as last seen, its instances and its history."""
+
+    spec: FunctionSpec
+    queue: VersionQueue
+    seen: QueueState = EMPTY_QUEUE
+    demand: Demand = field(default_factory=Demand)
+    backoff: Backoff = field(default_factory=Backoff)
+    instances: dict[str, Instance] = field(default_factory=dict)
+    reports: dict[str, InstanceReport | None] = field(default_factory=dict)
+    reports_s: float = float("-inf")
+    status: FunctionStatus = field(default_factory=FunctionStatus)
+    published: FunctionStatus | None = None
+    published_s: float = float("-inf")
+    publishing: bool = False
+    applied_revision: int = 0
+    retiring: bool = False
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it retires and its last instance has ended."""
+
+    @property
+    def serving(self) -> int:
+        """Instances of the current revision that take calls, now or once they are ready."""
+        return fleet(self.instances.values(), self.spec.revision).serving
+
+    @property
+    def tempo(self) -> Tempo:
+        """How often to look at it, by what was seen last."""
+        moving = any(i.state in (State.STARTING, State.DRAINING, State.FAILED) for i in self.instances.values())
+        if moving or self.seen.sync.length or self.seen.async_.length:
+            return Tempo.HOT
+        if self.instances or self.seen.delayed or self.spec.scale.min_instances or self.retiring:
+            return Tempo.WARM
+        return Tempo.COLD
+
+    def reports_due(self, now_s: float) -> bool:
+        """Whether the heartbeats have to be read with the next look."""
+        settled = all(i.state in (State.IDLE, State.BUSY) for i in self.instances.values())
+        return not settled or now_s - self.reports_s >= REPORTS_EVERY_S
+
+    def load(self, now_s: float) -> Load:
+        """The observations that the scaling decision is made from."""
+        serving = [i for i in self.instances.values() if i.serves and i.revision == self.spec.revision]
+        concurrency = self.spec.scale.concurrency
+        return Load(
+            queued=self.seen.sync.queued + self.seen.async_.queued,
+            in_flight=sum(instance.pending for instance in serving),
+            busy_slots=sum(min(instance.pending, concurrency) for instance in serving),
+            handler_s=self.demand.handler_s,
+            start_s=self.demand.start_s,
+            standing_s=self.demand.standing_s(now_s),
+            recent_instances=self.demand.recent_instances(now_s, self.spec.scale.idle_s),
+        )
+
+    def bounds(self, now_s: float, platform_free: int) -> Bounds:
+        """The limits that hold for the decision."""
+        return Bounds(
+            min_instances=self.spec.scale.min_instances,
+            max_instances=self.spec.scale.max_instances,
+            concurrency=self.spec.scale.concurrency,
+            platform_free=platform_free,
+            failing=self.backoff.failing,
+            backing_off=self.backoff.blocks(now_s),
+        )
+
+    def note_needed(self, now_s: float, decision: Decision) -> None:
+        """Remember what the load needs, also what only the counters have seen of it."""
+        used = math.ceil(self.demand.slots_used(now_s) / self.spec.scale.concurrency)
+        self.demand.note_needed(now_s, min(max(decision.needed, used), self.spec.scale.max_instances))
+
+    @property
+    def hopeless(self) -> bool:
+        """Starts fail and none is under way: nobody will serve the queued calls before the next attempt."""
+        return self.backoff.failing and not self.serving
+
+    def cannot_start(self) -> str:
+        """Why calls cannot be served; "" when they can.
+
+        A failure among several first starts says nothing yet, while one of them may still succeed. Once it has
+        been told, it stays until an instance is ready: the attempts in between are not worth an announcement.
+        """
+        ready = any(i.state in (State.IDLE, State.BUSY) for i in self.instances.values())
+        told = self.hopeless or bool(self.status.cannot_start)
+        return self.backoff.reason if self.backoff.failing and told and not ready else ""
+
+    def observed_status(self, decision: Decision, unix_offset_s: float) -> FunctionStatus:
+        """What is told about the function; `unix_offset_s` leads from the controller's clock to Unix time."""
+        counts = fleet(self.instances.values(), self.spec.revision)
+        reason = self.cannot_start()
+        return FunctionStatus(
+            capacity=counts.serving * self.spec.scale.concurrency,
+            cannot_start=reason,
+            retry_at_ms=math.ceil((self.backoff.retry_at_s + unix_offset_s) * 1000) if reason else 0,
+            queued=self.seen.sync.queued + self.seen.async_.queued,
+            in_flight=self.seen.sync.in_flight + self.seen.async_.in_flight,
+            starting=counts.starting,
+            idle=counts.idle,
+            busy=counts.busy,
+            draining=counts.leaving,
+            reason=reason or self._held_back(decision),
+        )
+
+    def _held_back(self, decision: Decision) -> str:
+        if decision.reason is Reason.MAXIMUM:
+            return f"calls wait: it runs as many instances as it may ({self.spec.scale.max_instances})"
+        if decision.reason is Reason.PLATFORM_FULL:
+            return "calls wait: the platform runs as many instances as it may"
+        return f"an instance did not start: {self.backoff.reason}" if self.backoff.failing else ""
+
+
+def routing_changed(before: FunctionStatus | None, after: FunctionStatus) -> bool:
+    """Whether something differs that the function's routing entry carries."""
+    return before is None or _routed(before) != _routed(after)
+
+
+def drift_only(before: FunctionStatus | None, after: FunctionStatus) -> bool:
+    """Whether only the capacity moved, between two values that let calls be served: that may wait a moment."""
+    if before is None or before.cannot_start != after.cannot_start:
+        return False
+    return bool(before.capacity) == bool(after.capacity)
+
+
+def _routed(status: FunctionStatus) -> tuple[int, str, int]:
+    return (status.capacity, status.cannot_start, status.retry_at_ms)

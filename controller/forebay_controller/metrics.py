@@ -1,0 +1,110 @@
+"""The controller's metrics, for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from forebay_common.queue import QueueState
+from forebay_common.recovery import Recovered
+from forebay_controller.autoscale import Reason
+from forebay_controller.instances import Instance, State
+
+_START_BUCKETS_S = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """Counters and gauges of one controller, in a registry of their own; a deleted function's gauges go with it."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        function = ("function",)
+        self.queue_depth = Gauge(
+            "forebay_queue_depth",
+            "Calls and events that no instance holds.",
+            (*function, "kind"),
+            registry=self.registry,
+        )
+        self.queue_age = Gauge(
+            "forebay_queue_oldest_age_seconds",
+            "Age of the oldest call or event that no instance holds.",
+            (*function, "kind"),
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "forebay_in_flight", "Calls and events that an instance holds.", function, registry=self.registry
+        )
+        self.delayed = Gauge(
+            "forebay_delayed_events", "Events that wait for a later attempt.", function, registry=self.registry
+        )
+        self.dead_letters = Gauge(
+            "forebay_dead_letters", "Events whose attempts are used up.", function, registry=self.registry
+        )
+        self.instances = Gauge(
+            "forebay_instances", "Instances by what they do.", (*function, "state"), registry=self.registry
+        )
+        self.decisions = Counter(
+            "forebay_scaling_decisions",
+            "Instances started or drained, and starts that had to wait, by reason.",
+            ("action", "reason"),
+            registry=self.registry,
+        )
+        self.lost_leases = Counter(
+            "forebay_lost_leases",
+            "Calls and events whose instance died while it held them, by what became of them.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.start_failures = Counter(
+            "forebay_instance_start_failures", "Instances that did not get ready.", function, registry=self.registry
+        )
+        self.starts = Histogram(
+            "forebay_instance_start_seconds",
+            "From the decision to start an instance until it is ready.",
+            function,
+            buckets=_START_BUCKETS_S,
+            registry=self.registry,
+        )
+
+    def render(self) -> bytes:
+        """All of them in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def observe(self, function: str, seen: QueueState, instances: list[Instance]) -> None:
+        """A function as the last look saw it."""
+        for kind, stream in (("sync", seen.sync), ("async", seen.async_)):
+            self.queue_depth.labels(function, kind).set(stream.queued)
+            self.queue_age.labels(function, kind).set((stream.oldest_age_ms or 0) / 1000)
+        self.in_flight.labels(function).set(seen.sync.in_flight + seen.async_.in_flight)
+        self.delayed.labels(function).set(seen.delayed)
+        self.dead_letters.labels(function).set(seen.dead)
+        counts = dict.fromkeys(State, 0)
+        for instance in instances:
+            counts[instance.state] += 1
+        for state, count in counts.items():
+            self.instances.labels(function, state.value).set(count)
+
+    def decided(self, action: str, reason: Reason, count: int) -> None:
+        """A decision that starts or drains instances, or that holds a start back."""
+        self.decisions.labels(action, reason.value).inc(count)
+
+    def recovered(self, done: Recovered) -> None:
+        """What became of a dead instance's work."""
+        outcomes = {
+            "caller_told": done.sync_failed,
+            "requeued": done.async_requeued,
+            "delayed": done.async_delayed,
+            "dead_letter": done.async_dead,
+        }
+        for outcome, count in outcomes.items():
+            if count:
+                self.lost_leases.labels(outcome).inc(count)
+
+    def forget(self, function: str) -> None:
+        """The function is deleted."""
+        for kind in ("sync", "async"):
+            self.queue_depth.remove(function, kind)
+            self.queue_age.remove(function, kind)
+        for gauge in (self.in_flight, self.delayed, self.dead_letters):
+            gauge.remove(function)
+        for state in State:
+            self.instances.remove(function, state.value)
+        for metric in (self.start_failures, self.starts):
+            metric.remove(function)

@@ -1,0 +1,76 @@
+"""Finds what nobody reported: leases of instances that went silent, and reply lists of processes that are gone."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from forebay_common import limits
+from forebay_common.keys import PlatformKeys
+from forebay_common.queue import trim_dead_letters
+from forebay_common.recovery import reap_expired, reap_processes
+from forebay_controller.actions import Actions, attempts_max
+from forebay_controller.function_state import FunctionState
+
+EVERY_S = 1.0
+SWEEP_ROUNDS = 60
+"""Functions without work are passed by in so many rounds: a dead consumer that holds nothing can wait."""
+
+_log = logging.getLogger(__name__)
+
+
+class Reaper:
+    """Goes round functions: those that hold leases each time, the others slowly; and round reply lists."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        platform: PlatformKeys,
+        actions: Actions,
+        states: Callable[[], Sequence[FunctionState]],
+        *,
+        lease_ms: int = limits.LEASE_MS,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._redis = redis
+        self._platform = platform
+        self._actions = actions
+        self._states = states
+        self._lease_ms = lease_ms
+        self._every_s = every_s
+        self._round = 0
+
+    async def run(self) -> None:
+        """Reap for ever."""
+        while True:
+            try:
+                await self.reap()
+            except RedisError as error:
+                _log.warning("could not reap: %s", error)
+            await asyncio.sleep(self._every_s)
+
+    async def reap(self) -> None:
+        """One round. Raises redis.exceptions.RedisError."""
+        for at, state in enumerate(self._states()):
+            held = state.seen.sync.in_flight or state.seen.async_.in_flight
+            if held or at % SWEEP_ROUNDS == self._round:
+                await self._reap_function(state)
+        if self._round == 0:
+            await reap_processes(self._redis, self._platform)
+        self._round = (self._round + 1) % SWEEP_ROUNDS
+
+    async def _reap_function(self, state: FunctionState) -> None:
+        reaped = await reap_expired(
+            self._redis,
+            self._platform,
+            state.queue,
+            attempts_max=attempts_max(state.spec),
+            lease_ms=self._lease_ms,
+        )
+        for consumer, done in reaped.items():
+            self._actions.note_recovered(state, consumer, done)
+        dead = state.seen.dead
+        while dropped := await trim_dead_letters(self._redis, state.queue, dead):
+            dead -= dropped

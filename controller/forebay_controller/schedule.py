@@ -1,0 +1,104 @@
+"""When each function is looked at: at once when it is announced, by a tick while something goes on, else rarely.
+
+All looks pass through one loop, in batches: so no function is looked at twice at a time, announcements that come
+during a look merge into the next, and one write reads a whole batch. Work per tick grows with the functions that
+have work; those that have none only pass by in the slow sweep, which makes a lost announcement harmless.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+
+from redis.exceptions import RedisError
+
+from forebay_controller.function_state import Tempo
+
+TICK_S = 0.1
+WARM_TICKS = 10
+SWEEP_TICKS = 300
+BATCH_MAX = 64
+RETRY_S = 0.2
+
+_log = logging.getLogger(__name__)
+
+Look = Callable[[Sequence[str]], Awaitable[None]]
+
+
+class Schedule:
+    """Decides which functions `look` gets, and calls it; `known` gives the uids of all functions."""
+
+    def __init__(self, look: Look, known: Callable[[], Iterable[str]]) -> None:
+        self._look = look
+        self._known = known
+        self._due: dict[str, None] = {}
+        self._hot: dict[str, None] = {}
+        self._warm: dict[str, None] = {}
+        self._sweep: Iterator[str] = iter(())
+        self._sweep_slice = 0
+        self._ticks = 0
+        self._some_due = asyncio.Event()
+
+    def wake(self, uid: str) -> None:
+        """Look at the function now."""
+        self._due[uid] = None
+        self._some_due.set()
+
+    def wake_all(self) -> None:
+        """Look at every function now."""
+        self._due.update(dict.fromkeys(self._known()))
+        self._some_due.set()
+
+    def set_tempo(self, uid: str, tempo: Tempo) -> None:
+        """How often to look at the function from now on."""
+        self._hot.pop(uid, None)
+        self._warm.pop(uid, None)
+        if tempo is Tempo.HOT:
+            self._hot[uid] = None
+        elif tempo is Tempo.WARM:
+            self._warm[uid] = None
+
+    def tick(self) -> None:
+        """Note what is due every `TICK_S`."""
+        self._due.update(self._hot)
+        if self._ticks % WARM_TICKS == 0:
+            self._due.update(self._warm)
+        if self._ticks % SWEEP_TICKS == 0:
+            uids = list(self._known())
+            self._sweep = iter(uids)
+            self._sweep_slice = math.ceil(len(uids) / SWEEP_TICKS)
+        self._due.update((uid, None) for uid, _ in zip(self._sweep, range(self._sweep_slice), strict=False))
+        self._ticks += 1
+        if self._due:
+            self._some_due.set()
+
+    async def run_ticks(self) -> None:
+        """Tick for ever. Ticks that a busy loop missed are left out, not made up for."""
+        loop = asyncio.get_running_loop()
+        next_s = loop.time()
+        while True:
+            self.tick()
+            next_s = max(next_s + TICK_S, loop.time())
+            await asyncio.sleep(next_s - loop.time())
+
+    async def run_looks(self) -> None:
+        """Look for ever at what is due, the longest due first."""
+        while True:
+            await self._some_due.wait()
+            batch = self.take()
+            try:
+                await self._look(batch)
+            except RedisError as error:
+                _log.warning("could not look at the queues: %s", error)
+                self._due.update(dict.fromkeys(batch))
+                self._some_due.set()
+                await asyncio.sleep(RETRY_S)
+
+    def take(self) -> list[str]:
+        """The next batch that is due."""
+        batch = [uid for uid, _ in zip(self._due, range(BATCH_MAX), strict=False)]
+        for uid in batch:
+            del self._due[uid]
+        if not self._due:
+            self._some_due.clear()
+        return batch
