@@ -135,22 +135,23 @@ class FakeInstance:
         self._redis = redis
         self._platform = platform
         self._queue = queue
+        self._over = False
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["FakeInstance"]:
         """Work until the block ends."""
+        self._over = False
         task = asyncio.create_task(self._work())
         try:
             yield self
         finally:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.result()
+            # Not cancelled: redis-py's own timeouts can swallow a cancellation, and the task would go on for ever.
+            self._over = True
+            await task
 
     async def _work(self) -> None:
         streams = (self._queue.sync, self._queue.async_)
-        while True:
+        while not self._over:
             answer = await command(
                 self._redis,
                 *("XREADGROUP", "GROUP", GROUP, "fake", "COUNT", 16, "BLOCK", 50, "STREAMS", *streams, ">", ">"),
