@@ -1,0 +1,334 @@
+"""Lambda's management API, at the paths and in the shapes of AWS's service model. Invoke is the gateway's."""
+
+import asyncio
+import json
+from base64 import b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+from uuid import uuid4
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from forebay_common import limits, logs
+from forebay_common.names import LATEST, function_arn, parse_reference
+from forebay_common.spec import FunctionSpec
+from forebay_controller import lambda_configuration as conversion
+from forebay_controller import lambda_model
+from forebay_controller.code_links import CodeLinks
+from forebay_controller.code_package import CodePackage, PackageError, PackageTooLargeError
+from forebay_controller.code_store import CodeStorageFullError
+from forebay_controller.lambda_errors import LambdaError
+from forebay_controller.registry import Registry, Retire
+from forebay_controller.request_body import BodyTooLargeError, RequestBodies
+from forebay_controller.settings_rules import SettingError
+
+LIST_PAGE = 50
+CONCURRENT_EXECUTIONS = 1_000
+TAGS_MAX = 50
+
+_log = logs.get(__name__)
+
+
+class Call(NamedTuple):
+    """One request to an operation: its checked input, the code package in it, and the Host it was sent to."""
+
+    members: Mapping[str, Any]
+    package: CodePackage | None
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The function a request names; `qualifier` is "" unless it named one."""
+
+    name: str
+    arn: str
+    qualifier: str
+
+    @property
+    def qualified_arn(self) -> str:
+        """The ARN as the client qualified it."""
+        return f"{self.arn}:{self.qualifier}" if self.qualifier else self.arn
+
+
+class LambdaApi:
+    """The API as an ASGI application that answers every path."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        retire: Retire,
+        runtime_warning: Callable[[str], str],
+        links: CodeLinks,
+        bodies: RequestBodies,
+    ) -> None:
+        self._registry = registry
+        self._place = registry.place
+        self._retire = retire
+        self._runtime_warning = runtime_warning
+        self._links = links
+        self._bodies = bodies
+        self._model = lambda_model.load()
+        self._operations: dict[str, Callable[[Call], Awaitable[Response]]] = {
+            "CreateFunction": self._create_function,
+            "DeleteFunction": self._delete_function,
+            "GetAccountSettings": self._get_account_settings,
+            "GetFunction": self._get_function,
+            "GetFunctionConfiguration": self._get_function_configuration,
+            "ListFunctions": self._list_functions,
+            "ListTags": self._list_tags,
+            "TagResource": self._tag_resource,
+            "UntagResource": self._untag_resource,
+            "UpdateFunctionCode": self._update_function_code,
+            "UpdateFunctionConfiguration": self._update_function_configuration,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request; every outcome is Lambda-shaped."""
+        request = Request(scope, receive)
+        request_id = str(uuid4())
+        try:
+            response = await self._answer(request)
+        except ClientDisconnect:
+            return
+        except LambdaError as error:
+            response = _error_response(error)
+        except Exception:  # noqa: BLE001 - logged with its trace, which a client never sees
+            _log.exception("a management request failed", extra={"request_id": request_id, "path": scope["path"]})
+            response = _error_response(LambdaError("ServiceException", "The request failed inside the platform"))
+        response.headers["x-amzn-RequestId"] = request_id
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        raw_path = request.scope["raw_path"].decode("ascii", errors="replace")
+        found = self._model.match(request.method, raw_path, request.scope["query_string"].decode("latin-1"))
+        if found is None:
+            text = f"{request.method} {unquote(raw_path)[:200]} is no operation of this API"
+            raise LambdaError("UnknownOperationException", text)
+        name = found.operation.name
+        operation = self._operations.get(name)
+        if operation is None:
+            raise LambdaError("UnsupportedOperationException", f"The operation {name} is not supported yet")
+        try:
+            async with self._bodies.read(request) as body:
+                # Megabytes of JSON, base64 and zip would stall every other request.
+                members, package = await asyncio.to_thread(self._read, found, body)
+                return await operation(Call(members, package, request.headers.get("host", "localhost")))
+        except BodyTooLargeError as error:
+            limit = limits.MANAGEMENT_REQUEST_MAX_BYTES
+            text = f"Request must be smaller than {limit} bytes for the {name} operation"
+            raise LambdaError("RequestEntityTooLargeException", text) from error
+        except PackageTooLargeError as error:
+            raise LambdaError("RequestEntityTooLargeException", str(error)) from error
+        except (PackageError, SettingError) as error:
+            raise LambdaError.invalid(str(error)) from error
+        except CodeStorageFullError as error:
+            raise LambdaError("CodeStorageExceededException", str(error)) from error
+
+    def _read(self, request: lambda_model.Request, body: bytes) -> tuple[dict[str, Any], CodePackage | None]:
+        members = self._model.read(request, body)
+        if request.operation.name not in _CHANGES:
+            return members, None
+        conversion.check_supported(members, self._target(members).name)
+        return members, conversion.read_code(members)
+
+    async def _create_function(self, call: Call) -> Response:
+        target = self._target(call.members)
+        if target.qualifier:
+            raise LambdaError.invalid("A function is created under a name without a version or alias")
+        runtime = call.members.get("Runtime", "")
+        warning = await asyncio.to_thread(self._runtime_warning, runtime)
+
+        def decide(old: FunctionSpec | None) -> FunctionSpec:
+            if old is not None:
+                raise LambdaError("ResourceConflictException", f"Function already exist: {target.name}")
+            return conversion.wanted_on_create(
+                call.members,
+                call.package,
+                namespace=self._place.namespace,
+                name=target.name,
+                warning=warning,
+            )
+
+        spec = await self._registry.change(target.name, decide, call.package)
+        return _json_response(self._configuration(spec), 201)
+
+    async def _update_function_code(self, call: Call) -> Response:
+        target, package = self._target(call.members), call.package
+        if package is None:
+            raise LambdaError.invalid(conversion.NO_CODE)
+
+        def decide(old: FunctionSpec | None) -> FunctionSpec:
+            spec = self._changeable(old, target, call)
+            return spec.with_changes(code_sha256=package.sha256, code_size=package.size)
+
+        if call.members.get("DryRun"):
+            spec = self._require(target)
+            decide(spec)
+        else:
+            spec = await self._registry.change(target.name, decide, package)
+        return _json_response(self._configuration(spec, target))
+
+    async def _update_function_configuration(self, call: Call) -> Response:
+        target, members = self._target(call.members), call.members
+        warning: str | None = None
+        if "Runtime" in members:
+            warning = await asyncio.to_thread(self._runtime_warning, members["Runtime"])
+
+        def decide(old: FunctionSpec | None) -> FunctionSpec:
+            spec = conversion.wanted_on_update(self._changeable(old, target, call), members)
+            return spec if warning is None else spec.with_changes(warning=warning)
+
+        spec = await self._registry.change(target.name, decide)
+        return _json_response(self._configuration(spec, target))
+
+    async def _get_function(self, call: Call) -> Response:
+        target = self._target(call.members)
+        spec = self._require(target)
+        location = f"http://{call.host}{self._links.path(spec.uid, spec.code_sha256)}"
+        document: dict[str, Any] = {
+            "Configuration": self._configuration(spec, target),
+            "Code": {"RepositoryType": "S3", "Location": location},
+        }
+        if tags := _tags(spec):
+            document["Tags"] = tags
+        return _json_response(document)
+
+    async def _get_function_configuration(self, call: Call) -> Response:
+        target = self._target(call.members)
+        return _json_response(self._configuration(self._require(target), target))
+
+    async def _list_functions(self, call: Call) -> Response:
+        after = _read_marker(call.members.get("Marker", ""))
+        size = min(call.members.get("MaxItems", LIST_PAGE), LIST_PAGE)
+        left = [spec for spec in self._registry.by_name() if spec.name > after]
+        page = left[:size]
+        qualified = call.members.get("FunctionVersion") == "ALL"
+        items = [
+            conversion.configuration(
+                spec, region=self._place.region, account=self._place.account, qualified=qualified, listed=True
+            )
+            for spec in page
+        ]
+        marker = urlsafe_b64encode(page[-1].name.encode()).decode() if len(left) > size else None
+        return _json_response({"NextMarker": marker, "Functions": items})
+
+    async def _delete_function(self, call: Call) -> Response:
+        target = self._target(call.members)
+        if target.qualifier == LATEST:
+            text = "$LATEST version cannot be deleted without deleting the function."
+            raise LambdaError.invalid(text)
+        if target.qualifier:
+            self._require(Target(target.name, target.arn, ""))
+            if not target.qualifier.isdecimal():
+                raise LambdaError.invalid("Deletion of aliases is not currently supported.")
+        elif not await self._registry.delete(target.name, self._retire):
+            raise LambdaError.not_found(target.arn)
+        return Response(status_code=204)
+
+    async def _get_account_settings(self, _: Call) -> Response:
+        usage = {
+            "TotalCodeSize": self._registry.code.total_bytes,
+            "FunctionCount": len(self._registry.functions()),
+        }
+        limit = {
+            "TotalCodeSize": self._registry.code.total_max_bytes,
+            "CodeSizeUnzipped": limits.UNZIPPED_MAX_BYTES,
+            "CodeSizeZipped": limits.ZIP_MAX_BYTES,
+            "ConcurrentExecutions": CONCURRENT_EXECUTIONS,
+            "UnreservedConcurrentExecutions": CONCURRENT_EXECUTIONS,
+        }
+        return _json_response({"AccountLimit": limit, "AccountUsage": usage})
+
+    async def _list_tags(self, call: Call) -> Response:
+        return _json_response({"Tags": _tags(self._require(self._target(call.members, "Resource")))})
+
+    async def _tag_resource(self, call: Call) -> Response:
+        await self._change_tags(call, lambda tags: {**tags, **call.members["Tags"]})
+        return Response(status_code=204)
+
+    async def _untag_resource(self, call: Call) -> Response:
+        gone = set(call.members["TagKeys"])
+        await self._change_tags(call, lambda tags: {key: value for key, value in tags.items() if key not in gone})
+        return Response(status_code=204)
+
+    async def _change_tags(self, call: Call, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        target = self._target(call.members, "Resource")
+
+        def decide(old: FunctionSpec | None) -> FunctionSpec:
+            spec = _existing(old, target)
+            tags = change(_tags(spec))
+            if len(tags) > TAGS_MAX:
+                raise LambdaError.invalid(f"A function has {TAGS_MAX} tags at most, these are {len(tags)}")
+            return spec.with_changes(aws={**spec.aws, "Tags": tags})
+
+        await self._registry.annotate(target.name, decide)
+
+    def _target(self, members: Mapping[str, Any], member: str = "FunctionName") -> Target:
+        """The function that a request names, in this region and account. Raises LambdaError."""
+        place = self._place
+        found = parse_reference(members[member])
+        if found is None:
+            raise LambdaError.invalid(f"{members[member]} is no function name or ARN")
+        if found.region not in {"", place.region}:
+            text = f"Functions from '{found.region}' are not reachable in this region ('{place.region}')"
+            raise LambdaError("ResourceNotFoundException", text)
+        arn = function_arn(place.region, place.account, found.name)
+        if found.account not in {"", place.account}:
+            text = f"Account {place.account} is not authorized to use functions of account {found.account}"
+            raise LambdaError("AccessDeniedException", text)
+        given = members.get("Qualifier", "")
+        if given and found.qualifier and given != found.qualifier:
+            text = "The derived qualifier from the function name does not match the specified qualifier."
+            raise LambdaError.invalid(text)
+        return Target(found.name, arn, given or found.qualifier)
+
+    def _require(self, target: Target) -> FunctionSpec:
+        return _existing(self._registry.find(target.name), target)
+
+    def _changeable(self, old: FunctionSpec | None, target: Target, call: Call) -> FunctionSpec:
+        spec = _existing(old, target)
+        conversion.check_changeable(spec, call.members.get("RevisionId"), target.arn)
+        return spec
+
+    def _configuration(self, spec: FunctionSpec, target: Target | None = None) -> dict[str, Any]:
+        qualified = target is not None and target.qualifier == LATEST
+        place = self._place
+        return conversion.configuration(spec, region=place.region, account=place.account, qualified=qualified)
+
+
+_CHANGES = frozenset({"CreateFunction", "UpdateFunctionCode", "UpdateFunctionConfiguration"})
+"""Operations whose input may hold what the platform does not support."""
+
+
+def _existing(spec: FunctionSpec | None, target: Target) -> FunctionSpec:
+    """The function; only its `$LATEST` exists. Raises LambdaError."""
+    if spec is None or target.qualifier not in {"", LATEST}:
+        raise LambdaError.not_found(target.qualified_arn)
+    return spec
+
+
+def _tags(spec: FunctionSpec) -> dict[str, str]:
+    tags: dict[str, str] = spec.aws.get("Tags", {})
+    return tags
+
+
+def _read_marker(marker: str) -> str:
+    try:
+        return b64decode(marker, altchars=b"-_", validate=True).decode()
+    except (Base64Error, ValueError) as error:
+        raise LambdaError.invalid("Invalid pagination token.") from error
+
+
+def _json_response(document: Mapping[str, Any], status: int = 200) -> Response:
+    return Response(json.dumps(document), status, media_type="application/json")
+
+
+def _error_response(error: LambdaError) -> Response:
+    headers = {"x-amzn-ErrorType": error.code}
+    return Response(error.body(), error.status, headers, media_type="application/json")
