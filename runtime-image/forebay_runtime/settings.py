@@ -1,6 +1,6 @@
 """What one instance is told at its start: a settings file (no secrets) and a credentials file."""
 
-import json
+from forebay_runtime.lean import parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,9 +19,34 @@ class Settings:
 
     __slots__ = (
         "arn", "boto_path", "code_dir", "code_sha256", "code_size", "concurrency", "env", "handler",
-        "init_timeout_ms", "instance_id", "lease_ms", "memory_mb", "mode", "name", "namespace", "prefix",
+        "init_timeout_ms", "instance_id", "lease_ms", "log_path", "memory_mb", "mode", "name", "namespace", "prefix",
         "retry_delays_ms", "revision", "runtime", "socket_path", "task_root", "timeout_ms", "uid", "version",
     )  # fmt: skip
+    arn: str
+    boto_path: str
+    code_dir: str
+    code_sha256: str
+    code_size: int
+    concurrency: int
+    env: "dict[str, str]"
+    handler: str
+    init_timeout_ms: int
+    instance_id: str
+    lease_ms: int
+    log_path: str
+    memory_mb: int
+    mode: str
+    name: str
+    namespace: str
+    prefix: str
+    retry_delays_ms: "list[int]"
+    revision: int
+    runtime: str
+    socket_path: str
+    task_root: str
+    timeout_ms: int
+    uid: str
+    version: str
 
     def __init__(self, document: "dict[str, Any]") -> None:
         for name in self.__slots__:
@@ -32,6 +57,13 @@ class RedisCredentials:
     """How to reach Redis: `unix_socket`, or `host` and `port` with or without `tls`; `username`, `password`, `db`."""
 
     __slots__ = ("db", "host", "password", "port", "tls", "unix_socket", "username")
+    db: "int | None"
+    host: "str | None"
+    password: "str | None"
+    port: "int | None"
+    tls: "bool | None"
+    unix_socket: "str | None"
+    username: "str | None"
 
     def __init__(self, document: "dict[str, Any]") -> None:
         for name in self.__slots__:
@@ -40,6 +72,8 @@ class RedisCredentials:
 
 def read_json(path: str) -> "dict[str, Any]":
     """A JSON object from a file. Raises OSError or ValueError."""
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - pathlib's import is milliseconds of a cold start
-        document: dict[str, Any] = json.load(file)
+    with open(path, encoding="utf-8") as file:
+        document = parse_json(file.read())
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} holds no JSON object")  # noqa: TRY004 - of the file, not of an argument
     return document

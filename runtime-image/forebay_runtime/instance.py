@@ -1,0 +1,342 @@
+"""One instance from its start to its end: code, handlers, reading, running, finishing, leaving.
+
+Everything happens in turns of one loop. A turn takes what has arrived, then `end_of_turn` sends what that led to:
+events to handler processes, finished calls to Redis, and the next read with them in the same write.
+"""
+
+from __future__ import annotations
+
+from hiredis import ReplyError
+
+from forebay_common import scripts
+from forebay_common.frames import ERROR_EXPIRED, ERROR_FUNCTION, ERROR_NONE, FLAG_COLD
+from forebay_common.keys import FunctionKeys
+from forebay_common.limits import HEARTBEAT_S
+from forebay_runtime import finishing
+from forebay_runtime.code import CodeFetch
+from forebay_runtime.finishing import Finisher
+from forebay_runtime.handlers import Handlers
+from forebay_runtime.heartbeat import DRAINING, FAILED, READY, STARTING, Heartbeat
+from forebay_runtime.leases import ASYNC, SYNC, Call, Leases
+from forebay_runtime.log_book import LogBook
+from forebay_runtime.queue_reader import QueueReader
+from forebay_runtime.redis_wire import Link, command
+from forebay_runtime.slots import FAILED as SLOT_FAILED
+from forebay_runtime.slots import READY as SLOT_READY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from forebay_runtime.console import Console
+    from forebay_runtime.loop import Loop
+    from forebay_runtime.settings import RedisCredentials, Settings
+
+HANDLERS_WAIT_S = 30.0
+RETRY_PAUSE_S = 0.25
+FAIL_WAIT_S = 3.0
+"""How long an instance that has failed tries to tell Redis about its calls before it ends all the same."""
+LEAVE_PAUSE_S = 0.1
+CANCELLED = "Cancelled"
+# Results of a quick handler's batch wait this long for each other, so that they share their commands.
+_TOGETHER_S = 0.001
+
+
+class Instance:
+    """The whole of it. `exit_code` is None while it lives."""
+
+    def __init__(self, loop: Loop, settings: Settings, credentials: RedisCredentials, console: Console) -> None:
+        self.exit_code: int | None = None
+        self._loop = loop
+        self._settings = settings
+        self._console = console
+        keys = FunctionKeys(settings.prefix, settings.namespace, settings.name, settings.uid)
+        self._keys = keys
+        self._book = LogBook(settings.log_path, settings.name, settings.instance_id, console)
+        self._leases = Leases()
+        self._heartbeat = Heartbeat(settings, keys)
+        self._writer = Link(loop, credentials, console, self._on_writer_up, "writing")
+        self._finisher = Finisher(
+            keys, settings.prefix, settings.version, settings.instance_id, self._leases, console, self._on_passing_fault
+        )
+        self._handlers = Handlers(loop, settings, self._book, console, self)
+        self._reader = QueueReader(loop, settings, credentials, console, self._leases, self._writer, self)
+        self._code = CodeFetch(
+            loop, keys, settings.code_sha256, settings.code_size, settings.code_dir, self._on_code, self.fail
+        )
+        self._beat_timer = loop.timer(self._on_beat)
+        self._again_timer = loop.timer(self._send_again)
+        self._together_timer = loop.timer(_nothing)
+        self._handlers_timer = loop.timer(self._on_no_handlers)
+        self._end_timer = loop.timer(self._on_end_timer)
+        self._pending_since = 0.0
+        self._clock_asked = 0.0
+        self._leaving = False
+        self._announce = True
+
+    # --- start
+
+    def start(self) -> None:
+        """Connect, get the code, wait for the handlers' program."""
+        self._writer.connect()
+        self._reader.connect()
+        self._handlers_timer.set(self._loop.now + HANDLERS_WAIT_S)
+        self._code.start()
+
+    def _on_code(self) -> None:
+        self._handlers.start()
+
+    def _on_no_handlers(self) -> None:
+        if not self._handlers.connected:
+            self.fail(f"the handlers' program did not come within {HANDLERS_WAIT_S:.0f} s")
+
+    def _on_writer_up(self) -> None:
+        self._announce = True
+        self._on_beat()
+        self._finisher.send_again(self._writer)
+
+    # --- each turn
+
+    def end_of_turn(self) -> None:
+        """Send what this turn led to."""
+        self._handlers.flush()
+        if self._code.wanted:
+            self._code.fetch(self._writer)
+        read = None
+        if self._heartbeat.state in {STARTING, READY} and self.exit_code is None:
+            read = self._reader.next_read(*self._handlers.room())
+        if self._finisher.pending and self._is_flush_due():
+            # Together with the next read they are one write and one wake-up of Redis.
+            link = self._reader.link if read is not None and self._reader.link.up else self._writer
+            self._finisher.flush(link)
+            self._pending_since = 0.0
+        if read is not None:
+            self._reader.send(read)
+        self._reader.link.flush()
+        self._writer.flush()
+        self._book.flush()
+        if self._heartbeat.state in {DRAINING, FAILED} or self._reader.deleted:
+            self._go_on_ending()
+
+    def _is_flush_due(self) -> bool:
+        if not self._handlers.in_batch():
+            return True
+        now = self._loop.now
+        if not self._pending_since:
+            self._pending_since = now
+        if now - self._pending_since >= _TOGETHER_S:
+            return True
+        self._together_timer.set(self._pending_since + _TOGETHER_S)
+        return False
+
+    def _on_passing_fault(self) -> None:
+        self._again_timer.set(self._loop.now + RETRY_PAUSE_S)
+
+    def _send_again(self) -> None:
+        if self._writer.up:
+            self._finisher.send_again(self._writer)
+
+    # --- calls
+
+    def run(self, calls: Iterable[Call]) -> None:
+        """Start calls that were leased; what no slot takes goes back to its queue."""
+        for call in calls:
+            if not self._handlers.take(call):
+                self._finisher.release(call.kind, call.entry_id)
+
+    def calls_returned(self, calls: Iterable[Call]) -> None:
+        """Unstarted calls of a handler process that is gone."""
+        if self._heartbeat.state == READY:
+            self.run(calls)
+            return
+        for call in calls:
+            self._finisher.release(call.kind, call.entry_id)
+
+    def call_ended(
+        self, call: Call, payload: bytes, *, failed: bool, duration_us: int, init_us: int, cold: bool
+    ) -> None:
+        """A call is over: its answer, or its event's next step."""
+        if call.kind == SYNC:
+            error_kind = ERROR_FUNCTION if failed else ERROR_NONE
+            self._finisher.reply(call, payload, error_kind, FLAG_COLD if cold else 0, duration_us, init_us)
+        elif not failed:
+            self._finisher.finish_async(call, finishing.DONE)
+        else:
+            outcome, delay_ms = finishing.after_failure(call.record.attempt, self._settings.retry_delays_ms)
+            self._finisher.finish_async(call, outcome, delay_ms, finishing.RETRIES_EXHAUSTED)
+
+    def refuse_sync(self, call: Call, error_kind: int, reason: bytes) -> None:
+        """Answer a sync call that is not run."""
+        self._finisher.reply(call, reason, error_kind)
+
+    def refuse_async(self, call: Call, reason: str) -> None:
+        """Bury an async event that is not run."""
+        self._finisher.finish_async(call, finishing.EXPIRED, 0, reason)
+
+    def release(self, kind: int, entry_id: bytes) -> None:
+        """Hand an entry back."""
+        self._finisher.release(kind, entry_id)
+
+    def forget(self, kind: int, entry_id: bytes) -> None:
+        """Acknowledge and delete an entry that holds nothing (any more)."""
+        self._finisher.forget(kind, entry_id)
+
+    # --- state
+
+    def slot_changed(self) -> None:
+        """The instance is ready with its first slot that came up or failed for a reason that callers will get."""
+        slots = self._handlers.slots
+        settled = [slot for slot in slots if slot.state in {SLOT_READY, SLOT_FAILED}]
+        if self._heartbeat.state == STARTING and settled:
+            self._heartbeat.init_us = settled[0].init_us
+            self._change(READY)
+
+    def unreadable(self, count: int) -> None:
+        """Records of a later release are in the queue; said in the heartbeat until there are none."""
+        reason = f"{count} queued records were written by a later release and are left to it" if count else ""
+        if reason != self._heartbeat.reason and self._heartbeat.state in {STARTING, READY}:
+            self._change(self._heartbeat.state, reason)
+
+    def handlers_lost(self, reason: str) -> None:
+        """No call can be run or ended any more."""
+        self.fail(reason)
+
+    def fail(self, reason: str) -> None:
+        """Answer what was started, hand back the rest, say why, and end."""
+        if self._heartbeat.state == FAILED:
+            return
+        self._console.error(f"the instance ends: {reason}")
+        self._change(FAILED, reason)
+        for call in (*self._handlers.end_all(), *self._reader.stop()):
+            self._finisher.release(call.kind, call.entry_id)
+        self._end_timer.set(self._loop.now + FAIL_WAIT_S)
+
+    def drain(self) -> None:
+        """Read nothing more, finish what runs, hand back the rest, leave."""
+        if self._heartbeat.state in {DRAINING, FAILED}:
+            return
+        self._change(DRAINING)
+        for call in (*self._handlers.stop_starting(), *self._reader.stop()):
+            self._finisher.release(call.kind, call.entry_id)
+        if self._reader.busy and self._writer.up:
+            # The read may block for seconds: an entry of our own ends it.
+            stream = self._keys.control(self._settings.instance_id)
+            message = ("XADD", stream, "NOMKSTREAM", "*", "c", '{"command":"drain"}')
+            self._writer.send(command(message), 1, _ignore)
+
+    def cancel(self, invocation_id: bytes) -> None:
+        """End a call whose caller does not want it any more."""
+        call = self._leases.find(invocation_id)
+        if call is None:
+            return
+        if call.started:
+            self._handlers.end(call)
+        elif self._reader.withdraw(call) or self._handlers.withdraw(call):
+            if call.kind == SYNC:
+                self.refuse_sync(call, ERROR_EXPIRED, b"the call was cancelled before it started")
+            else:
+                self.refuse_async(call, CANCELLED)
+
+    def _change(self, state: str, reason: str = "") -> None:
+        self._heartbeat.state = state
+        self._heartbeat.reason = reason
+        self._announce = True
+        self._on_beat()
+
+    # --- heartbeat
+
+    def _on_beat(self) -> None:
+        self._beat_timer.set(self._loop.now + HEARTBEAT_S)
+        if not self._writer.up:
+            return
+        data, count = self._heartbeat.beat(
+            in_flight=len(self._leases),
+            done=self._handlers.done,
+            busy_us=self._handlers.busy_us,
+            announce=self._announce,
+        )
+        self._announce = False
+        self._clock_asked = self._loop.now
+        self._writer.send(data, count, self._on_beat_replies)
+        self._extend(SYNC)
+        self._extend(ASYNC)
+
+    def _on_beat_replies(self, replies: list[Any] | None) -> None:
+        for reply in replies or ():
+            if isinstance(reply, ReplyError):
+                self._console.error(f"Redis refused a part of the heartbeat: {reply}")
+            elif isinstance(reply, list):
+                self._reader.set_clock(int(reply[0]) * 1000 + int(reply[1]) / 1000, self._clock_asked)
+
+    def _extend(self, kind: int) -> None:
+        entry_ids = self._leases.older_than(kind, self._loop.now - HEARTBEAT_S / 2)
+        if not entry_ids:
+            return
+
+        def on_reply(replies: list[Any] | None) -> None:
+            if replies is None:
+                return
+            if isinstance(replies[0], ReplyError):
+                self._console.warning(f"leases were not extended: {replies[0]}")
+                return
+            for call in self._leases.lose(kind, entry_ids, replies[0]):
+                self._console.warning("the lease was lost while the call ran", call.request_id)
+
+        stream = (self._keys.sync, self._keys.async_)[kind](self._settings.version)
+        arguments = (1, stream, self._settings.instance_id, *entry_ids)
+        self._writer.send(command(("EVALSHA", scripts.EXTEND.sha, *arguments)), 1, on_reply)
+
+    # --- end
+
+    def _go_on_ending(self) -> None:
+        if self.exit_code is not None or self._handlers.running() or self._finisher.pending:
+            return
+        if self._heartbeat.state == FAILED:
+            if not len(self._leases) and self._writer.idle:
+                self.end(1)
+        elif self._leaving or not self._writer.up:
+            return
+        elif self._reader.deleted:
+            # What finishing changed in a deleted function does not matter; that its callers are told does.
+            if self._writer.idle and not self._finisher.waits:
+                self._leave()
+        elif not len(self._leases) and not self._reader.busy:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._leaving = True
+        settings = self._settings
+        streams = (self._keys.sync(settings.version), self._keys.async_(settings.version))
+        own = (self._keys.control(settings.instance_id), self._keys.instance(settings.instance_id))
+        arguments = (4, *streams, *own, settings.instance_id)
+        self._writer.send(command(("EVALSHA", scripts.LEAVE.sha, *arguments)), 1, self._on_left)
+        self._writer.flush()
+
+    def _on_left(self, replies: list[Any] | None) -> None:
+        if replies is not None and replies[0] == 0:
+            self.end(0)
+            return
+        # Entries that were delivered on a connection which then broke: find them and hand them back.
+        self._reader.recover()
+        self._end_timer.set(self._loop.now + LEAVE_PAUSE_S)
+
+    def _on_end_timer(self) -> None:
+        if self._heartbeat.state == FAILED:
+            self._console.error(f"{len(self._leases)} finished calls could not be told to Redis in time")
+            self.end(1)
+        else:
+            self._leaving = False
+
+    def end(self, exit_code: int) -> None:
+        """End now, whatever there is."""
+        self.exit_code = exit_code
+        self._loop.stop()
+
+
+def _nothing() -> None:
+    """The timer only begins a turn."""
+
+
+def _ignore(_: list[Any] | None) -> None:
+    """Whatever the replies are."""

@@ -1,0 +1,101 @@
+"""What the instance holds: entries of its function's queues, from lease to confirmed finish."""
+
+from __future__ import annotations
+
+from forebay_common.record import FLAG_LOG_TAIL, KIND_ASYNC, KIND_SYNC, TAG_TRACE_ID, Invocation, accepted_ms
+from forebay_runtime.log_book import LogTail
+
+SYNC = KIND_SYNC
+ASYNC = KIND_ASYNC
+CONTROL = 2
+
+
+class Call:
+    """One leased invocation.
+
+    `token` is the secret that its handler process must give back; `started` the monotonic time at which a handler
+    process got the event, 0 before that; `lost` that somebody else has taken the lease over. `tail` collects the
+    log only when the caller asked for it.
+    """
+
+    __slots__ = ("entry_id", "kind", "leased_at", "lost", "record", "request_id", "started", "tail", "token")
+
+    def __init__(self, kind: int, entry_id: bytes, record: Invocation, token: bytes, leased_at: float) -> None:
+        self.kind = kind
+        self.entry_id = entry_id
+        self.record = record
+        self.token = token
+        self.leased_at = leased_at
+        self.started = 0.0
+        self.lost = False
+        self.tail = LogTail() if record.flags & FLAG_LOG_TAIL else None
+        ident = record.invocation_id.hex()
+        self.request_id = f"{ident[:8]}-{ident[8:12]}-{ident[12:16]}-{ident[16:20]}-{ident[20:]}"
+
+    def trace_id(self, now_s: float) -> bytes:
+        """The caller's trace id, or a new root made of the invocation's own id (X-Ray's form)."""
+        given = self.record.optional.get(TAG_TRACE_ID)
+        if given:
+            return given
+        return b"Root=1-%08x-%b" % (int(now_s), self.record.invocation_id[:12].hex().encode())
+
+
+class Leases:
+    """Calls by stream and entry id, until Redis has confirmed that they are finished or handed back.
+
+    A connection that broke may leave entries delivered that never reached us: `XREADGROUP … 0` lists all that are
+    ours, and this table tells those we know from those we do not.
+    """
+
+    def __init__(self) -> None:
+        self._held: tuple[dict[bytes, Call | None], dict[bytes, Call | None]] = ({}, {})
+        self.lost = 0
+
+    def __len__(self) -> int:
+        return len(self._held[SYNC]) + len(self._held[ASYNC])
+
+    def add(self, call: Call) -> None:
+        """Hold a call."""
+        self._held[call.kind][call.entry_id] = call
+
+    def add_unreadable(self, kind: int, entry_id: bytes) -> None:
+        """Hold an entry whose record a later release wrote."""
+        self._held[kind][entry_id] = None
+
+    def knows(self, kind: int, entry_id: bytes) -> bool:
+        """Whether the entry is held."""
+        return entry_id in self._held[kind]
+
+    def drop(self, kind: int, entry_ids: list[bytes]) -> None:
+        """Redis has confirmed: they are no longer ours."""
+        held = self._held[kind]
+        for entry_id in entry_ids:
+            held.pop(entry_id, None)
+
+    def find(self, invocation_id: bytes) -> Call | None:
+        """A held call by its invocation id."""
+        for held in self._held:
+            for call in held.values():
+                if call is not None and call.record.invocation_id == invocation_id:
+                    return call
+        return None
+
+    def older_than(self, kind: int, leased_before: float) -> list[bytes]:
+        """Entries of one stream whose leases are to be extended."""
+        return [ident for ident, call in self._held[kind].items() if call is None or call.leased_at < leased_before]
+
+    def lose(self, kind: int, asked: list[bytes], kept: list[bytes]) -> list[Call]:
+        """Mark the calls whose extension was refused; those finished meanwhile are not among them."""
+        lost = []
+        for entry_id in set(asked) - set(kept):
+            call = self._held[kind].get(entry_id)
+            if call is not None and not call.lost:
+                call.lost = True
+                lost.append(call)
+        self.lost += len(lost)
+        return lost
+
+
+def is_expired(entry_id: bytes, record: Invocation, redis_now_ms: float) -> bool:
+    """Whether the caller's wait (sync) or the event's age (async) was over before the call could start."""
+    return redis_now_ms > accepted_ms(entry_id, record) + record.wait_ms

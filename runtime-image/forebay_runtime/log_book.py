@@ -1,0 +1,142 @@
+"""A function's log: lines from handler processes and Lambda's own, as JSON lines in the instance's file."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from forebay_common.limits import LOG_TAIL_MAX_BYTES, MIB
+from forebay_runtime.console import iso_time
+from forebay_runtime.lean import quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from forebay_runtime.console import Console
+    from forebay_runtime.leases import Call
+
+LINE_MAX_BYTES = 256 * 1024  # CloudWatch's bound for one event; a longer line becomes several
+_READ_BYTES = 64 * 1024
+_READ_MAX_BYTES = 4 * MIB  # in one go, so that a handler that floods its log stalls nobody else
+_BUFFER_MAX_BYTES = 256 * 1024
+
+
+class LogBook:
+    """Writes the file, one write per turn. A disk that takes no more loses lines, never calls."""
+
+    def __init__(self, path: str, function: str, instance: str, console: Console) -> None:
+        self._console = console
+        self._who = f'","function":{quote(function)},"instance":{quote(instance)},"invocation_id":"'
+        self._lines: list[str] = []
+        self._bytes = 0
+        self._lost = 0
+        # Appending: whoever bounds the file truncates it, and writing goes on at its new end.
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def line(self, message: str, invocation_id: str = "") -> None:
+        """One line, in the name of a call when there is one."""
+        line = f'{{"time":"{iso_time(time.time())}{self._who}{invocation_id}","message":{quote(message)}}}\n'
+        self._lines.append(line)
+        self._bytes += len(line)
+        if self._bytes > _BUFFER_MAX_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has come since the last time."""
+        if not self._lines:
+            return
+        data = "".join(self._lines).encode()
+        self._lines.clear()
+        self._bytes = 0
+        try:
+            written = os.write(self._fd, data)
+        except OSError as error:
+            if not self._lost:
+                self._console.error(f"the function's log cannot be written: {error}")
+            self._lost += 1
+            return
+        if written < len(data):
+            # The disk is full: the last line is cut, which a reader of JSON lines passes over.
+            self._lost += 1
+        elif self._lost:
+            self._console.warning(f"the function's log is written again; {self._lost} pieces were lost")
+            self._lost = 0
+
+
+class LogTail:
+    """The last `LOG_TAIL_MAX_BYTES` of one call's log, counted in bytes."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Append."""
+        self._data += data
+        if len(self._data) > 4 * LOG_TAIL_MAX_BYTES:
+            del self._data[:-LOG_TAIL_MAX_BYTES]
+
+    def value(self) -> bytes:
+        """The tail."""
+        return bytes(self._data[-LOG_TAIL_MAX_BYTES:])
+
+
+class LogPipe:
+    """The read end of one handler process's output.
+
+    A daemon that the handler left behind may hold the other end for ever, so nobody waits for its end of file.
+    """
+
+    __slots__ = ("_book", "_partial", "fd")
+
+    def __init__(self, book: LogBook, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self._book = book
+        self.fd = fd
+        self._partial = b""
+
+    def read(self, call: Call | None) -> int:
+        """Take what is there and write it in the call's name; gives how many bytes there were, -1 at the end."""
+        total = 0
+        while total < _READ_MAX_BYTES:
+            try:
+                data = os.read(self.fd, _READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return total
+            except OSError:
+                return -1
+            if not data:
+                return total or -1
+            total += len(data)
+            self._take(data, call)
+            if len(data) < _READ_BYTES:
+                return total
+        return total
+
+    def end_line(self, call: Call | None) -> None:
+        """A call has ended: what it wrote last is a line even without its newline."""
+        if self._partial:
+            partial, self._partial = self._partial, b""
+            if call is not None and call.tail is not None:
+                call.tail.add(b"\n")
+            self._write(partial, call)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+    def _take(self, data: bytes, call: Call | None) -> None:
+        if call is not None and call.tail is not None:
+            call.tail.add(data)
+        if self._partial:
+            data = self._partial + data
+        lines = data.split(b"\n")
+        self._partial = lines.pop()
+        for line in lines:
+            self._write(line, call)
+        while len(self._partial) > LINE_MAX_BYTES:
+            self._write(self._partial[:LINE_MAX_BYTES], call)
+            self._partial = self._partial[LINE_MAX_BYTES:]
+
+    def _write(self, line: bytes, call: Call | None) -> None:
+        self._book.line(line.decode("utf-8", "replace"), call.request_id if call is not None else "")

@@ -1,0 +1,81 @@
+"""The runtime's entry: one instance, until it is told to end or cannot go on.
+
+Exit codes: 0 drained or its function was deleted, 1 the instance failed (its heartbeat says why), 2 it was started
+wrongly.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from forebay_runtime.console import Console
+from forebay_runtime.instance import Instance
+from forebay_runtime.lean import signal
+from forebay_runtime.loop import Loop
+from forebay_runtime.process import ParentWatch, make_non_dumpable
+from forebay_runtime.settings import RedisCredentials, Settings, read_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+USAGE = "usage: python -m forebay_runtime --settings FILE --credentials FILE"
+SUPERVISOR_VARIABLE = "FOREBAY_SUPERVISOR_PID"
+_PARENT_SIGNAL = signal.SIGUSR1
+
+
+def main(arguments: list[str]) -> int:
+    """Run an instance; gives the exit code."""
+    if len(arguments) != 4 or arguments[0] != "--settings" or arguments[2] != "--credentials":  # noqa: PLR2004
+        sys.stderr.write(f"{USAGE}\n")
+        return 2
+    # Before there is a credential in our memory.
+    make_non_dumpable()
+    try:
+        settings = Settings(read_json(arguments[1]))
+        credentials = RedisCredentials(read_json(arguments[3]))
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"the runtime cannot read what it is started with: {error!r}\n")
+        return 2
+    console = Console(settings.name, settings.instance_id)
+    loop = Loop()
+    instance = Instance(loop, settings, credentials, console)
+    signals = _Signals(loop, instance, console)
+    if signals.orphaned():
+        return 1
+    instance.start()
+    loop.run(instance.end_of_turn)
+    return instance.exit_code or 0
+
+
+class _Signals:
+    """Signals as events of the loop: SIGTERM and SIGINT drain; the parent's death is looked into."""
+
+    def __init__(self, loop: Loop, instance: Instance, console: Console) -> None:
+        self._loop = loop
+        self._instance = instance
+        self._console = console
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, _PARENT_SIGNAL):
+            signal.signal(number, _note)
+        loop.watch(self._read, self._on_signals)
+        supervisor = os.environ.get(SUPERVISOR_VARIABLE, "")
+        self._parent = ParentWatch(int(supervisor), _PARENT_SIGNAL) if supervisor.isdigit() else None
+
+    def orphaned(self) -> bool:
+        """Whether the platform is gone."""
+        return self._parent is not None and self._parent.alone()
+
+    def _on_signals(self, _: int) -> None:
+        numbers = os.read(self._read, 512)
+        if _PARENT_SIGNAL in numbers and self.orphaned():
+            self._console.error("the platform's supervisor is gone")
+            self._instance.end(1)
+        elif signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            self._instance.drain()
+
+
+def _note(_number: int, _frame: Any) -> None:
+    """The wakeup descriptor carries the signal to the loop."""
