@@ -30,7 +30,10 @@ def readable(name: str, line: str, at_least: int) -> str | None:
     if LEVELS.get(level, 20) < at_least:
         return None
     extra = " ".join(f"{key}={value}" for key, value in document.items() if key not in HIDDEN and value is not None)
-    return f"{name} {level}: {document.get('message', '')}{f' ({extra})' if extra else ''}"
+    message = " ".join(str(document.get("message", "")).split())
+    # Of a stack trace the last line says what it was; the rest is in the file.
+    cause = str(document.get("exception", "")).rstrip().rpartition("\n")[2]
+    return f"{name} {level}: {message}{f': {cause}' if cause else ''}{f' ({extra})' if extra else ''}"
 
 
 def _parse(line: str) -> dict[str, Any] | None:

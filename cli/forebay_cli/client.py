@@ -149,17 +149,17 @@ class Client:
 
 
 def error_text(status: int, body: bytes, url: str) -> str:
-    """What an error answer says, from Lambda's and FastAPI's shapes of it."""
+    """What an error answer says, from the shapes of /v1 and of Lambda."""
     try:
         document = json.loads(body)
     except ValueError:
         document = None
     if isinstance(document, dict):
-        text = document.get("message") or document.get("Message") or document.get("detail") or document.get("error")
+        inner = document.get("error")
+        members = inner if isinstance(inner, dict) else document
+        text = members.get("message") or members.get("Message")
         if isinstance(text, str):
             return text
-        if isinstance(text, list):  # a validation error: one entry for each member
-            return "; ".join(f"{'.'.join(map(str, item.get('loc', ())))}: {item.get('msg', '')}" for item in text)
     if status == NOT_FOUND:
         return f"{url} does not know this request: is it a Forebay of this release?"
     return f"{url} answered {status}: {body[:200].decode(errors='replace')}"

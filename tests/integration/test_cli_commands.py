@@ -57,13 +57,14 @@ def test_a_function_from_deploy_to_delete(forebay: Run, platform: Platform, echo
     assert "REPORT RequestId" in invoked.stderr
 
     got = json.loads(forebay("get", "cli-life", "--output", "json").stdout)
-    assert (got["handler"], got["runtime"], got["memory_mb"], got["env"]) == ("echo.handler", RUNTIME, 256, {"GREETING": "hi"})
+    assert (got["handler"], got["runtime"], got["memory_mb"]) == ("echo.handler", RUNTIME, 256)
+    assert got["env"] == {"GREETING": "hi"}
     assert "cli-life" in [function["name"] for function in json.loads(forebay("list", "-o", "json").stdout)]
     assert "cli-life" in forebay("list").stdout
     assert "echo.handler" in forebay("get", "cli-life").stdout
 
     assert "deleted" in forebay("delete", "cli-life", "--yes").stderr
-    assert "Function not found" in forebay("get", "cli-life", code=1).stderr
+    assert "There is no function" in forebay("get", "cli-life", code=1).stderr
 
 
 def test_invoke_takes_its_event_from_a_file_or_stdin(forebay: Run, echo: Path, tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_requirements_that_cannot_be_installed_say_why_and_deploy_nothing(
     (folder / "requirements.txt").write_text(f"--no-index\n--find-links {pip_index}\nno-such-thing\n")
 
     assert "no-such-thing" in forebay("deploy", "cli-nodeps", str(folder), code=1).stderr
-    assert "Function not found" in forebay("get", "cli-nodeps", code=1).stderr
+    assert "There is no function" in forebay("get", "cli-nodeps", code=1).stderr
 
 
 def test_status_counts_instances(forebay: Run, echo: Path) -> None:
@@ -176,11 +177,11 @@ def test_status_counts_instances(forebay: Run, echo: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("get", "nobody"), "Function not found"),
+        (("get", "nobody"), "There is no function nobody"),
         (("invoke", "nobody"), "Function not found"),
-        (("logs", "nobody"), "Function not found"),
-        (("status", "nobody"), "Function not found"),
-        (("delete", "nobody", "--yes"), "Function not found"),
+        (("logs", "nobody"), "There is no function nobody"),
+        (("status", "nobody"), "There is no function nobody"),
+        (("delete", "nobody", "--yes"), "There is no function nobody"),
         (("delete", "nobody"), "--yes"),
         (("deploy", "nobody", "/nowhere"), "does not exist"),
         (("deploy", "bad name", "{echo}"), "bad name"),

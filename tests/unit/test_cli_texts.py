@@ -20,6 +20,12 @@ def test_a_warning_becomes_one_line_with_its_fields_and_an_info_none() -> None:
     assert readable("gateway", json.dumps({"level": "info", "message": "m"}), 20) == "gateway info: m"
 
 
+def test_of_a_stack_trace_the_last_line_is_shown() -> None:
+    line = {"level": "error", "message": "it\nfailed\n", "exception": "Traceback\n  File x\nValueError: why\n"}
+
+    assert readable("gateway", json.dumps(line), 30) == "gateway error: it failed: ValueError: why"
+
+
 def test_an_interpreters_last_words_are_shown_whatever_the_level() -> None:
     assert readable("controller", "MemoryError", 50) == "controller: MemoryError"
     assert readable("controller", "[1]", 50) == "controller: [1]"
@@ -61,7 +67,7 @@ def test_a_process_that_never_served_is_not_started_again() -> None:
     [
         (404, b'{"Type": "User", "Message": "Function not found: x"}', "Function not found: x"),
         (429, b'{"Type": "User", "message": "Rate Exceeded."}', "Rate Exceeded."),
-        (400, b'{"detail": [{"loc": ["body", "timeout_s"], "msg": "too large"}]}', "body.timeout_s: too large"),
+        (400, b'{"error": {"code": "invalid", "message": "timeout_s: too large"}}', "timeout_s: too large"),
         (500, b"<html>", "http://x answered 500: <html>"),
         (404, b"[]", "http://x does not know this request: is it a Forebay of this release?"),
     ],
