@@ -50,13 +50,16 @@ def _remove(path: Path) -> None:
 async def raw_exchange(port: int, request: bytes, timeout_s: float = 10.0) -> bytes:
     """All that comes back for these bytes until the server closes; so the request asks it to, or is no request."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = bytearray()
     try:
-        writer.write(request)
-        with contextlib.suppress(ConnectionError):
-            await writer.drain()
         async with asyncio.timeout(timeout_s):
-            return await reader.read()
+            # A server that refuses before it has read everything resets the connection.
+            with contextlib.suppress(ConnectionError):
+                writer.write(request)
+                while chunk := await reader.read(65_536):
+                    answer += chunk
     finally:
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+    return bytes(answer)
