@@ -32,6 +32,7 @@ AWAY = (
     "If this lasts, the output of `forebay up` says why."
 )
 SILENT = "The controller did not answer in time. Look at the function's state before trying again."
+BROKEN = "The connection to the controller was lost. Look at the function's state before trying again."
 
 _log = logs.get(__name__)
 
@@ -117,9 +118,12 @@ class Forwarder:
             await _refuse(scope, send, lambda_errors.throttled("CallerRateLimitExceeded"))
         except httpx.LocalProtocolError:
             await _refuse(scope, send, lambda_errors.invalid_content("The request is not valid HTTP."))
-        except httpx.TransportError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             _log.warning("the controller is not answering: %r", error)
             await _refuse(scope, send, lambda_errors.unavailable(AWAY))
+        except httpx.TransportError as error:
+            _log.warning("the connection to the controller was lost: %r", error)
+            await _refuse(scope, send, lambda_errors.unavailable(BROKEN))
         except TimeoutError:
             _log.warning("the controller did not answer in time", extra={"path": scope["path"]})
             await _refuse(scope, send, lambda_errors.unavailable(SILENT))
