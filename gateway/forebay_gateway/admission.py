@@ -20,6 +20,8 @@ SAMPLE_TTL_S = 1.0
 REQUEST_RESPONSE = "RequestResponse"
 EVENT = "Event"
 
+_ACTIVE = "Active"
+
 
 class Sample:
     """A stream's length as last seen. `beside` is how much of it others had put there; `at_s` the loop's time."""
@@ -66,9 +68,22 @@ def size_refusal(size_bytes: int, invocation_type: str) -> Refusal | None:
 
 
 def sync_refusal(
-    entry: RoutingEntry, *, own: int, others: int, waiting_total: int, waiting_max: int, now_ms: float
+    entry: RoutingEntry,
+    size_bytes: int,
+    *,
+    own: int,
+    others: int,
+    waiting_total: int,
+    waiting_max: int,
+    now_ms: float,
 ) -> Refusal | None:
     """Whether one more sync call may wait. `own` and `others` count the function's unanswered calls."""
+    if entry.state != _ACTIVE:
+        refusal = state_refusal(entry)
+        if refusal is not None:
+            return refusal
+    if size_bytes > limits.SYNC_REQUEST_MAX_BYTES:
+        return size_refusal(size_bytes, REQUEST_RESPONSE)
     if entry.cannot_start and now_ms < entry.retry_at_ms:
         return lambda_errors.cannot_start(entry.cannot_start, math.ceil((entry.retry_at_ms - now_ms) / 1000))
     if waiting_total >= waiting_max:
@@ -79,11 +94,12 @@ def sync_refusal(
     return None
 
 
-def async_refusal(entry: RoutingEntry, queued: int) -> Refusal | None:
+def async_refusal(entry: RoutingEntry, size_bytes: int, queued: int) -> Refusal | None:
     """Whether one more event fits the function's queue of `queued` events."""
-    if queued >= (entry.async_queue_max or limits.ASYNC_QUEUE_MAX):
+    refusal = state_refusal(entry) or size_refusal(size_bytes, EVENT)
+    if refusal is None and queued >= (entry.async_queue_max or limits.ASYNC_QUEUE_MAX):
         return lambda_errors.throttled("FunctionInvocationRateLimitExceeded")
-    return None
+    return refusal
 
 
 def wait_ms(entry: RoutingEntry, timeout_ms: int, asked_ms: int) -> int:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import hiredis
@@ -120,24 +121,27 @@ class Dispatcher:
         self._table = table
         self._deadlines = deadlines
         self._totals = totals
-        self._namespace = namespace
+        self._key_start = f"{namespace}/"
         self._waiting_max = waiting_max
+
+    def known_function(self, name: str) -> Function | None:
+        """A function by its name, if it is in the table here."""
+        return self._table.get(self._key_start + name)
 
     async def function(self, name: str) -> Function | None:
         """A function by its name, or None, which is counted. Raises Refusal when Redis is needed and away."""
-        key = f"{self._namespace}/{name}"
-        found = self._table.get(key)
+        found = self.known_function(name)
         if found is not None:
             return found
         try:
-            found = await self._table.find(key)
+            found = await self._table.find(self._key_start + name)
         except RedisUnavailable:
             raise lambda_errors.unavailable(AWAY) from None
         if found is None:
             self._totals.unknown_functions += 1
         return found
 
-    async def sync(
+    def sync(
         self,
         function: Function,
         route: Route,
@@ -149,8 +153,8 @@ class Dispatcher:
         extras: bytes = b"",
         asked_wait_ms: int = 0,
         connection: Connection | None = None,
-    ) -> Reply:
-        """Run a call and wait for its reply; the function's own failure is a reply too (`error_kind`).
+    ) -> Coroutine[Any, Any, Reply]:
+        """Run a call and give its reply to await; the function's own failure is a reply too (`error_kind`).
 
         `qualified`: the caller named the version, so the handler's ARN does as well. `extras` are packed fields of
         the record (`record.TAG_…`). `asked_wait_ms` 0 means the function's own rule. Raises Refusal for every other
@@ -158,17 +162,14 @@ class Dispatcher:
         """
         now_s = self.loop.time()
         entry, load = function.entry, function.load
-        refusal = (
-            admission.state_refusal(entry)
-            or admission.size_refusal(len(payload), admission.REQUEST_RESPONSE)
-            or admission.sync_refusal(
-                entry,
-                own=load.sync_waiting,
-                others=load.sync_sample.others(now_s),
-                waiting_total=self._totals.waiting,
-                waiting_max=self._waiting_max,
-                now_ms=time.time() * 1000,
-            )
+        refusal = admission.sync_refusal(
+            entry,
+            len(payload),
+            own=load.sync_waiting,
+            others=load.sync_sample.others(now_s),
+            waiting_total=self._totals.waiting,
+            waiting_max=self._waiting_max,
+            now_ms=time.time() * 1000,
         )
         if refusal is not None:
             self._sample_sync(function, route, now_s)
@@ -193,7 +194,7 @@ class Dispatcher:
         if wake.sync_wanted(load.sync_waiting, entry.capacity, entry.max_capacity):
             self._wake(function, now_s, wake.SYNC_SPACING_S)
         self._deadlines.add(call, now_s + wait_ms / 1000)
-        return await self._answer(call, connection, now_s)
+        return self._answer(call, connection, now_s)
 
     async def accept_async(
         self,
@@ -211,11 +212,8 @@ class Dispatcher:
         """
         now_s = self.loop.time()
         entry, load = function.entry, function.load
-        refusal = (
-            admission.state_refusal(entry)
-            or admission.size_refusal(len(payload), admission.EVENT)
-            or admission.async_refusal(entry, load.async_sample.others(now_s) + load.async_since)
-        )
+        queued = load.async_sample.others(now_s) + load.async_since
+        refusal = admission.async_refusal(entry, len(payload), queued)
         if refusal is not None:
             self._sample_async(function, route, now_s)
             raise counted(function, refusal)

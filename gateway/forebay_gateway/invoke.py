@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -12,7 +12,7 @@ from forebay_common import frames, limits, record
 from forebay_common.names import LATEST, function_arn, parse_reference
 from forebay_common.tlv import pack_field
 from forebay_gateway import admission, lambda_errors
-from forebay_gateway.dispatch import Connection, Dispatcher
+from forebay_gateway.dispatch import Dispatcher
 from forebay_gateway.identifiers import uuid_text
 from forebay_gateway.lambda_errors import CONTENT_TYPE, ClientLeft, Refusal
 from forebay_gateway.payload_check import json_problem
@@ -51,6 +51,11 @@ _UNSUPPORTED = {
     b"x-amz-tenant-id": "TenantId",
 }
 """Members of Invoke that this release does not have: refused, since ignoring them would change what they promise."""
+_SMALL_LENGTH_DIGITS = 5
+_SMALL_BYTES = 10**_SMALL_LENGTH_DIGITS - 1
+"""Up to here a body is below every limit, so that nothing need be compared."""
+assert _SMALL_BYTES < limits.ASYNC_REQUEST_MAX_BYTES
+_LATEST_RUN = (b"x-amz-executed-version", LATEST.encode())
 _FUNCTION_ERROR = (b"x-amz-function-error", b"Unhandled")
 _STATUS_OK = 200
 _STATUS_ACCEPTED = 202
@@ -75,6 +80,20 @@ class Request(NamedTuple):
     wait_ms: int
 
 
+_PLAIN = Request(admission.REQUEST_RESPONSE, log_tail=False, extras=b"", wait_ms=0)
+_SPECIAL = frozenset(
+    {
+        b"x-amz-invocation-type",
+        b"x-amz-log-type",
+        b"x-amz-client-context",
+        b"x-amzn-trace-id",
+        b"x-forebay-wait-ms",
+        *_UNSUPPORTED,
+    }
+)
+"""Headers that ask for anything; a request without them is `_PLAIN`."""
+
+
 class InvokeHandler:
     """Serves Invoke; one for the process."""
 
@@ -85,48 +104,67 @@ class InvokeHandler:
         self._account = account
         self._targets: dict[tuple[bytes, bytes], Target] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request whose path is an Invoke's."""
-        invocation_id = self._dispatcher.random.uuid()
-        request_id = (b"x-amzn-requestid", uuid_text(invocation_id).encode())
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
+        """Answer one request whose path is an Invoke's; `headers` are the scope's, each name once.
+
+        One coroutine for the common case: each one more is paid for twice a call, on the way in and on the way back.
+        """
+        dispatcher = self._dispatcher
+        invocation_id = dispatcher.random.uuid()
         try:
-            status, headers, body = await self._run(scope, receive, invocation_id)
+            target = self._target(scope["raw_path"], scope["query_string"])
+            request = _PLAIN if _SPECIAL.isdisjoint(headers) else read_request(headers)
+            function = dispatcher.known_function(target.name) or await self._function(target)
+            route = function.routes.get(target.version)
+            if route is None:
+                raise lambda_errors.not_found(target.arn)
+            if request.invocation_type != admission.REQUEST_RESPONSE:
+                status, answer, body = await self._other(
+                    function, route, target, request, headers, receive, invocation_id
+                )
+            else:
+                payload = await self._payload(headers, receive, admission.REQUEST_RESPONSE)
+                reply = await dispatcher.sync(
+                    function,
+                    route,
+                    payload,
+                    invocation_id=invocation_id,
+                    qualified=target.qualified,
+                    log_tail=request.log_tail,
+                    extras=request.extras,
+                    asked_wait_ms=request.wait_ms,
+                    connection=scope["state"].get("connection"),
+                )
+                status, answer, body = _STATUS_OK, reply_headers(reply, log_tail=request.log_tail), reply.payload
         except Refusal as refusal:
-            status, headers, body = refusal.status, refusal.headers(), refusal.body()
+            status, answer, body = refusal.status, refusal.headers(), refusal.body()
         except ClientLeft:
             return
-        headers.append(request_id)
+        answer.append((b"x-amzn-requestid", uuid_text(invocation_id).encode()))
         if status != _STATUS_DRY_RUN:
-            headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+            answer.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": answer})
         await send({"type": "http.response.body", "body": body})
 
-    async def _run(
-        self, scope: Scope, receive: Receive, invocation_id: bytes
+    async def _function(self, target: Target) -> Function:
+        """A function that is not in the table here, asked for. Raises Refusal."""
+        function = await self._dispatcher.function(target.name)
+        if function is None:
+            raise lambda_errors.not_found(target.arn)
+        return function
+
+    async def _other(
+        self,
+        function: Function,
+        route: Route,
+        target: Target,
+        request: Request,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        invocation_id: bytes,
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Status, headers and body of the answer. Raises Refusal or ClientLeft."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        target = self._target(scope["raw_path"], scope["query_string"])
-        request = read_request(headers)
-        function, route = await self._resolve(target)
+        """Status, headers and body for Event and DryRun. Raises Refusal or ClientLeft."""
         payload = await self._payload(headers, receive, request.invocation_type)
-        problem = json_problem(payload)
-        if problem:
-            raise lambda_errors.invalid_content(f"Could not parse request body into json: {problem}")
-        if request.invocation_type == admission.REQUEST_RESPONSE:
-            connection: Connection | None = scope["state"].get("connection")
-            reply = await self._dispatcher.sync(
-                function,
-                route,
-                payload,
-                invocation_id=invocation_id,
-                qualified=target.qualified,
-                log_tail=request.log_tail,
-                extras=request.extras,
-                asked_wait_ms=request.wait_ms,
-                connection=connection,
-            )
-            return _STATUS_OK, reply_headers(reply, log_tail=request.log_tail), reply.payload
         if request.invocation_type == DRY_RUN:
             refusal = admission.state_refusal(function.entry)
             if refusal is not None:
@@ -153,27 +191,30 @@ class InvokeHandler:
             self._targets[segment, query] = found
         return found
 
-    async def _resolve(self, target: Target) -> tuple[Function, Route]:
-        function = await self._dispatcher.function(target.name)
-        if function is None:
-            raise lambda_errors.not_found(target.arn)
-        route = function.routes.get(target.version)
-        if route is None:
-            raise lambda_errors.not_found(target.arn)
-        return function, route
-
-    async def _payload(self, headers: dict[bytes, bytes], receive: Receive, invocation_type: str) -> bytes:
-        length = declared_length(headers.get(b"content-length"))
-        refusal = admission.size_refusal(length, invocation_type)
-        if refusal is not None:
-            raise refusal
-        payload = await self._bodies.read(receive, admission.payload_limit(invocation_type))
-        return payload or EMPTY_EVENT
+    async def _payload(self, headers: Mapping[bytes, bytes], receive: Receive, invocation_type: str) -> bytes:
+        """The payload, found to be acceptable as far as that is looked at here. Raises Refusal or ClientLeft."""
+        length = headers.get(b"content-length")
+        if length is not None and len(length) > _SMALL_LENGTH_DIGITS:
+            refusal = admission.size_refusal(declared_length(length), invocation_type)
+            if refusal is not None:
+                raise refusal
+        message = await receive()
+        payload: bytes = message.get("body", b"")
+        if message["type"] == "http.disconnect" or message.get("more_body") or len(payload) > _SMALL_BYTES:
+            limit = admission.payload_limit(invocation_type)
+            payload = await self._bodies.read_on(message, receive, limit)
+        if not payload:
+            return EMPTY_EVENT
+        problem = json_problem(payload)
+        if problem:
+            raise lambda_errors.invalid_content(f"Could not parse request body into json: {problem}")
+        return payload
 
 
 def reply_headers(reply: Reply, *, log_tail: bool) -> list[tuple[bytes, bytes]]:
     """The headers of a call that an instance answered."""
-    headers = [CONTENT_TYPE, (b"x-amz-executed-version", reply.version_run.encode())]
+    run = reply.version_run
+    headers = [CONTENT_TYPE, _LATEST_RUN if run == LATEST else (b"x-amz-executed-version", run.encode())]
     if reply.error_kind != frames.ERROR_NONE:
         headers.append(_FUNCTION_ERROR)
     if log_tail:
@@ -213,7 +254,7 @@ def parse_target(segment: bytes, query: bytes, region: str, account: str) -> Tar
     return Target(reference.name, qualifier or LATEST, bool(qualifier), arn)
 
 
-def read_request(headers: dict[bytes, bytes]) -> Request:
+def read_request(headers: Mapping[bytes, bytes]) -> Request:
     """What the headers ask for. Raises Refusal for values that Lambda does not take."""
     type_header = headers.get(b"x-amz-invocation-type", b"RequestResponse")
     log_header = headers.get(b"x-amz-log-type", b"None")

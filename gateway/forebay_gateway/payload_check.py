@@ -15,7 +15,7 @@ _SPACE = b" \t\r\n"
 _START = re.compile(rb"[ \t\r\n]*(.)", re.DOTALL)
 _END_BYTES = 64
 _CLOSING = {b"{": b"}", b"[": b"]", b'"': b'"'}
-_decode = json.JSONDecoder().decode
+_decoder = json.JSONDecoder()
 
 
 def json_problem(payload: bytes) -> str:
@@ -23,7 +23,10 @@ def json_problem(payload: bytes) -> str:
     if len(payload) > CHECKED_MAX_BYTES:
         return _problem_at_ends(payload)
     try:
-        _decode(payload.decode("utf-8", "surrogatepass"))
+        text = payload.decode("utf-8", "surrogatepass")
+        if not _is_one_value(text):
+            # Spaces around it, or no JSON: this tells which, and where.
+            _decoder.decode(text)
     except UnicodeDecodeError as error:
         return f"Invalid UTF-8 byte 0x{payload[error.start]:02x}"
     except json.JSONDecodeError as error:
@@ -32,6 +35,13 @@ def json_problem(payload: bytes) -> str:
         # Deeper, or a longer number, than Python reads; another runtime may well read it.
         return ""
     return ""
+
+
+def _is_one_value(text: str) -> bool:
+    try:
+        return _decoder.raw_decode(text)[1] == len(text)
+    except json.JSONDecodeError:
+        return False
 
 
 def _problem_at_ends(payload: bytes) -> str:

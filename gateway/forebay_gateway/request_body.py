@@ -25,7 +25,10 @@ class BodyReader:
 
     async def read(self, receive: Receive, limit_bytes: int) -> bytes:
         """The whole body. Raises Refusal (above the limit, too slow, too much at once) or ClientLeft."""
-        message = await receive()
+        return await self.read_on(await receive(), receive, limit_bytes)
+
+    async def read_on(self, message: Any, receive: Receive, limit_bytes: int) -> bytes:
+        """The whole body, of which `message` is the first part."""
         if message["type"] == "http.disconnect":
             raise ClientLeft
         body: bytes = message.get("body", b"")
