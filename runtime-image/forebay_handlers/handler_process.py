@@ -46,20 +46,27 @@ THREAD_STACK_BYTES = 2 * MIB
 _TRACE = "_X_AMZN_TRACE_ID"
 
 
-def run(child: "Child", essential: "FrozenSet[str]") -> "NoReturn":
+def run(child: "Child", essential: "FrozenSet[str]") -> None:
     """Be a handler process; never returns. `essential`: modules that do not give way to the user's."""
-    started = time.monotonic()
-    os.setsid()
-    connection = Connection.to(child.socket_path)
-    _give_log_pipe(connection, child)
-    if child.setup["mode"] == "bootstrap":
-        program.execute(connection, child)
-    else:
+    # Python's own way out would wait for the user's threads and run what they left to run at exit.
+    leave, last_words = os._exit, traceback.print_exc
+    status = 1
+    try:
+        started = time.monotonic()
+        os.setsid()
+        connection = Connection.to(child.socket_path)
+        _give_log_pipe(connection, child)
+        if child.setup["mode"] == "bootstrap":
+            program.execute(connection, child)
         process = HandlerProcess(connection, child.setup)
         process.prepare(essential)
         if process.load(started):
             process.serve()
-    os._exit(0)
+        status = 0
+    except BaseException:  # noqa: BLE001 - the socket is closed, or the user's code broke what the loop stands on
+        last_words()
+    finally:
+        leave(status)
 
 
 class HandlerProcess:
@@ -76,7 +83,7 @@ class HandlerProcess:
         self._encode = json.JSONEncoder(ensure_ascii=False, default=_encode_special).encode
         self._encode_ascii = json.JSONEncoder(ensure_ascii=True, default=_encode_special).encode
         self._environment = os.environ
-        self._exit = os._exit
+        self._exit: "Callable[[int], NoReturn]" = os._exit
         self._getpid = os.getpid
         self._pid = os.getpid()
         self._usage = resource.getrusage

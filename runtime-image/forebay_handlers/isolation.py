@@ -4,12 +4,13 @@ The parent outside only waits. Killed, it takes the inside along: process 1 of a
 kernel ends the namespace; without namespaces the handlers' program hears of it and kills what it started.
 """
 
-import json
 import os
 import resource
 import select
-import signal
 import sys
+from _json import encode_basestring_ascii as quote
+from _json import make_scanner
+from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found] # what `signal` wraps
 
 from forebay_handlers import kernel, new_root, processes
 
@@ -49,8 +50,11 @@ class Config:
     tmp_dir: str
     uid: int
 
-    def __init__(self, document: "dict[str, Any]") -> None:
+    def __init__(self, document: "Any") -> None:
+        """Raises ValueError for a member that is missing or forbidden."""
         for name in self.__slots__:
+            if not isinstance(document, dict) or name not in document:
+                raise ValueError(f"the sandbox's config lacks {name!r}")
             setattr(self, name, document[name])
         self.interpreter = os.path.realpath(self.interpreter)
         self.uid = self.uid or os.getuid()
@@ -63,7 +67,7 @@ def run(path: str) -> int:
     """Run the handlers' program as a config file says, until it ends; gives its exit status, 1 for a failed start."""
     try:
         with open(path, encoding="utf-8") as file:
-            config = Config(json.load(file))
+            config = Config(_parse_json(file.read()))
         supervisor = os.pidfd_open(config.supervisor_pid) if config.supervisor_pid else None
         child = start(config, execute)
     except (OSError, ValueError) as error:
@@ -85,10 +89,12 @@ def start(config: Config, then: "Callable[[Config], None]") -> int:
         try:
             if config.isolation == "namespaces":
                 _enter_mount_namespace(config)
-                _become(config, alive, parent_gone=signal.SIGKILL)
+                os.chdir(new_root.SOCKET_DIR)
+                _become(config, alive, parent_gone=SIGKILL)
             else:
                 kernel.adopt_orphans()
-                _become(config, alive, parent_gone=signal.SIGTERM)
+                os.chdir(os.path.dirname(config.socket_path))
+                _become(config, alive, parent_gone=SIGTERM)
                 _check_reachable(config)
             then(config)
         except OSError as error:
@@ -102,9 +108,8 @@ def execute(config: Config) -> None:
     """Become the handlers' program: an empty environment, no descriptors but 0 to 2. Raises OSError."""
     inside = config.isolation == "namespaces"
     program = f"{new_root.PROGRAM_DIR if inside else _HERE}/zygote.py"
-    socket = config.socket_path
-    if inside:
-        socket = f"{new_root.SOCKET_DIR}/{os.path.basename(socket)}"
+    # The socket's folder is the working directory: its own path may be too long for a socket's address.
+    socket = os.path.basename(config.socket_path)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(OPEN_FILES_MAX, hard)
@@ -139,7 +144,7 @@ def probe() -> int:
         os.rmdir(folder)
     except OSError as error:
         reason = str(error)
-    sys.stdout.write(json.dumps({"namespaces": not reason, "reason": reason}) + "\n")
+    sys.stdout.write(f'{{"namespaces": {"false" if reason else "true"}, "reason": {quote(reason)}}}\n')
     return 0
 
 
@@ -213,7 +218,7 @@ def _check_reachable(config: Config) -> None:
         (config.interpreter, os.X_OK),
         (f"{_HERE}/zygote.py", os.R_OK),
         (config.code_dir, os.R_OK | os.X_OK),
-        (os.path.dirname(config.socket_path), os.X_OK),
+        (".", os.X_OK),
         (config.tmp_dir, os.W_OK | os.X_OK),
     ):
         if not os.access(path, mode):
@@ -228,11 +233,32 @@ def _wait(config: Config, child: int, supervisor: "int | None") -> int:
         poll.register(supervisor, select.POLLIN)
     poll.poll()
     # It ended, or is to end now: as process 1 of its namespace it takes all others along.
-    processes.send(child, signal.SIGKILL)
+    processes.send(child, SIGKILL)
     _, status = os.waitpid(child, 0)
     if config.isolation != "namespaces":
         processes.kill_everything_below()
     return status
+
+
+class _Scanning:
+    """What the C scanner reads from its decoder: JSON as the json module reads it by default."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+
+
+def _parse_json(text: str) -> "Any":
+    """A JSON value. Raises ValueError."""
+    # By the C scanner itself: the json module brings re and enum, which take longer than all the rest of this start.
+    try:
+        return make_scanner(_Scanning)(text.strip(), 0)[0]  # type: ignore[arg-type]
+    except (StopIteration, SystemError):
+        # The second where it would make its own error, for which it wants the json module.
+        raise ValueError("the sandbox's config is no JSON") from None
 
 
 def _exit_status(wait_status: int) -> int:

@@ -5,7 +5,7 @@ namespace one kill from process 1 reaches all of it; elsewhere /proc tells who d
 """
 
 import os
-import signal
+from _signal import SIGKILL, SIGSTOP  # type: ignore[import-not-found] # `signal` imports enum, half a sandbox's start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def kill_found(find: "Callable[[Table], Iterable[int]]") -> None:
         if not pids:
             return
         for pid in pids:
-            send(pid, signal.SIGKILL)
+            send(pid, SIGKILL)
 
 
 def kill_everything_below() -> None:
@@ -69,7 +69,7 @@ def kill_everything_below() -> None:
     own = os.getpid()
     if own == 1:
         try:
-            os.kill(-1, signal.SIGKILL)
+            os.kill(-1, SIGKILL)
         except ProcessLookupError:
             return  # nobody but us
     else:
@@ -78,9 +78,9 @@ def kill_everything_below() -> None:
 
 def kill_tree(root: int) -> None:
     """SIGKILL a process and everything below it. It is stopped first, so that it can start nothing new."""
-    send(root, signal.SIGSTOP)
+    send(root, SIGSTOP)
     kill_found(lambda processes: descendants(processes, root) | (in_session(processes, root) - {root}))
-    send(root, signal.SIGKILL)
+    send(root, SIGKILL)
 
 
 def kill_session(session: int) -> None:

@@ -34,11 +34,16 @@ def give_way(places: "List[str]", essential: "FrozenSet[str]") -> None:
     `places` are the folders that come before the standard library. A mere folder of that name (no package) does
     not count: the standard library's module would win over it in any interpreter.
     """
-    loaded = {name.partition(".")[0] for name in sys.modules}
-    for name in loaded - essential - set(sys.builtin_module_names):
-        spec = importlib.machinery.PathFinder.find_spec(name, places)
-        if spec is not None and spec.loader is not None and spec.origin is not None:
-            forget(name)
+    loaded = {name.partition(".")[0] for name in sys.modules}.difference(essential, sys.builtin_module_names)
+    for place in places:
+        try:
+            entries = os.listdir(place)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue  # no such layer, or one that is of no use to the user either
+        for name in loaded.intersection(entry.partition(".")[0] for entry in entries):
+            spec = importlib.machinery.PathFinder.find_spec(name, [place])
+            if spec is not None and spec.origin is not None:
+                forget(name)
 
 
 def forget(name: str) -> None:
