@@ -72,6 +72,7 @@ class ChildLog:
         self.path = path
         self.last: deque[str] = deque(maxlen=REMEMBERED_LINES)
         self._show = show
+        self._last_shown = ""
         self._file = LogFile(path)
 
     async def pump(self, pipe: IO[bytes], say: Say) -> None:
@@ -90,7 +91,9 @@ class ChildLog:
         self._file.write(line)
         text = line.decode(errors="replace").rstrip("\n")
         self.last.append(text)
-        if self._show is not None and (shown := readable(self.name, text, self._show)):
+        shown = None if self._show is None else readable(self.name, text, self._show)
+        if shown and shown != self._last_shown:  # what repeats itself is said once
+            self._last_shown = shown
             say(shown)
 
     def story(self) -> str:

@@ -165,11 +165,18 @@ def call_async(client: Client) -> None:
 
     def finished() -> list[str] | None:
         with client.log_lines("hello", lines=100, follow=False) as lines:
-            own = [line for line in lines if sent.request_id in line]
-        return own if any("REPORT" in line for line in own) else None
+            return own_lines(list(lines), sent.request_id)
 
     for line in wait_for(finished, LOG_MAX_S, "the async event's log"):
         print(f"   | {line}", flush=True)
+
+
+def own_lines(lines: list[str], request_id: str) -> list[str] | None:
+    """What one invocation logged, from its START to its REPORT; None while it is not all there."""
+    own = [number for number, line in enumerate(lines) if request_id in line]
+    if not own or "REPORT" not in lines[own[-1]]:
+        return None
+    return lines[own[0] : own[-1] + 1]
 
 
 def wait_for(find: Callable[[], list[str] | None], at_most_s: float, what: str) -> list[str]:

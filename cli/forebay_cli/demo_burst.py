@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import httpx
+from urllib.parse import urlsplit
 
 from forebay_cli.errors import UserError
 from forebay_cli.output import make_table
+from forebay_cli.plain_http import get
 from forebay_cli.status_view import COLUMNS, NUMBERS, row
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.1
 GONE_MARGIN_S = 20.0
 CALL_TIMEOUT_S = 60.0
+OK = 200
 STATES = ("starting", "idle", "busy", "draining")
 
 
@@ -44,22 +46,35 @@ class Burst:
         self.most_queued = max(self.most_queued, status["queued"])
         return instances
 
-    async def fire(self, http: httpx.AsyncClient) -> None:
-        """All calls at once."""
-        await asyncio.gather(*(self._call(http) for _ in range(self.calls)))
+    async def fire(self) -> None:
+        """All calls at once, each on its own connection."""
+        await asyncio.gather(*(self._call() for _ in range(self.calls)))
 
-    async def _call(self, http: httpx.AsyncClient) -> None:
+    async def _call(self) -> None:
         began = time.monotonic()
         try:
-            answer = await http.get(f"/fn/{self.name}", timeout=CALL_TIMEOUT_S)
-        except httpx.HTTPError:
+            status, _ = await self._get(f"/fn/{self.name}")
+        except ConnectionError:
             self.failed += 1
             return
         self.latencies_s.append(time.monotonic() - began)
-        if answer.is_success:
+        if status == OK:
             self.answered += 1
         else:
             self.failed += 1
+
+    async def look(self) -> dict[str, Any]:
+        """The function's status now. Raises UserError."""
+        try:
+            _, body = await self._get(f"/v1/functions/{self.name}/status")
+            status: dict[str, Any] = json.loads(body)
+        except (ConnectionError, ValueError) as error:
+            raise UserError(f"the status of {self.name} cannot be had: {error}") from error
+        return status
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        where = urlsplit(self.url)
+        return await get(path, host=where.hostname, port=where.port, timeout_s=CALL_TIMEOUT_S)
 
 
 async def show_burst(burst: Burst, *, idle_s: float) -> str:
@@ -67,35 +82,28 @@ async def show_burst(burst: Burst, *, idle_s: float) -> str:
 
     Raises UserError when a call failed or instances stay.
     """
-    limits = httpx.Limits(max_connections=None)
-    headers = {"Authorization": "Bearer local"}
-    async with httpx.AsyncClient(base_url=burst.url, limits=limits, headers=headers, trust_env=False) as http:
-        began = time.monotonic()
-        with display(burst, began) as show:
-            firing = asyncio.create_task(burst.fire(http))
-            answered_s = 0.0
-            deadline = float("inf")
-            while True:
-                # Looked at on its own connection and by the clock: what is watched for is change over time.
-                status = (await http.get(f"/v1/functions/{burst.name}/status")).json()
-                instances = burst.saw(status)
-                show(status)
-                if firing.done() and not answered_s:
-                    firing.result()
-                    answered_s = time.monotonic() - began
-                    deadline = time.monotonic() + idle_s + GONE_MARGIN_S
-                if answered_s and instances == 0:
-                    break
-                if time.monotonic() > deadline:
-                    raise UserError(f"{instances} instances still run {idle_s + GONE_MARGIN_S:.0f} s after the burst")
-                await asyncio.sleep(LOOK_S)
-    if burst.failed or burst.answered != burst.calls:
+    began = time.monotonic()
+    answered_s = 0.0
+    with display(burst, began) as show:
+        firing = asyncio.create_task(burst.fire())
+        while True:
+            status = await burst.look()
+            instances = burst.saw(status)
+            show(status)
+            if firing.done() and not answered_s:
+                firing.result()
+                answered_s = time.monotonic() - began
+            if answered_s and instances == 0:
+                break
+            if answered_s and time.monotonic() - began > answered_s + idle_s + GONE_MARGIN_S:
+                raise UserError(f"{instances} instances still run {idle_s + GONE_MARGIN_S:.0f} s after the burst")
+            await asyncio.sleep(LOOK_S)  # a table that is watched is drawn by the clock
+    if burst.answered != burst.calls:
         raise UserError(f"{burst.failed} of {burst.calls} calls failed")
-    gone_s = time.monotonic() - began
-    slowest = max(burst.latencies_s)
     return (
-        f"{burst.answered} of {burst.calls} answered in {answered_s:.2f} s (slowest call {slowest:.2f} s), "
-        f"up to {burst.most_queued} queued, instances 0 -> {burst.most_instances} -> 0 after {gone_s:.1f} s"
+        f"{burst.answered} of {burst.calls} answered in {answered_s:.2f} s, the slowest after "
+        f"{max(burst.latencies_s):.2f} s; up to {burst.most_queued} queued; "
+        f"instances 0 -> {burst.most_instances} -> 0 after {time.monotonic() - began:.1f} s"
     )
 
 

@@ -25,8 +25,8 @@ from forebay_cli.child_logs import LEVELS, ChildLog, Say
 from forebay_cli.embedded_valkey import RedisAddress
 from forebay_cli.errors import UserError
 from forebay_cli.folders import DataDir, make_run_dir
+from forebay_cli.plain_http import get_ready
 from forebay_cli.processes import Child, ProcessTable, become_subreaper, raise_open_files
-from forebay_cli.readiness import get_ready
 from forebay_cli.restarts import RestartPolicy
 from forebay_cli.up_options import (
     ACCOUNT,

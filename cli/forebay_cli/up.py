@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from forebay_cli import defaults, example_functions
-from forebay_cli.readiness import get
+from forebay_cli.plain_http import get
 from forebay_cli.supervisor import Supervisor
 from forebay_cli.up_options import REGION, UpOptions, check_platform
 from forebay_common import __version__

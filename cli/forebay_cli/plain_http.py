@@ -1,4 +1,4 @@
-"""Asks a component of our own over HTTP, by TCP or its Unix socket, with nothing but a socket."""
+"""A GET with nothing but a socket: for the supervisor, and for many calls at once."""
 
 import asyncio
 
@@ -6,11 +6,16 @@ ANSWER_TIMEOUT_S = 2.0
 
 
 async def get(
-    path: str, *, host: str | None = None, port: int | None = None, unix_socket: str | None = None
+    path: str,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    unix_socket: str | None = None,
+    timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> tuple[int, bytes]:
     """Status and body of a GET. Raises ConnectionError when there is no (whole) answer in time."""
     try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             if unix_socket is not None:
                 reader, writer = await asyncio.open_unix_connection(unix_socket)
             else:
