@@ -26,6 +26,8 @@ ASYNC_AGE_MIN_S = 60
 ASYNC_RETRIES_MAX = 2
 ORIGINS_MAX = 100
 HANDLER_MAX_CHARS = 128
+MEASURED_SHOWN_MAX_CHARS = 64 * limits.KIB
+"""An environment can be as large as a request; an error that repeats it should not be."""
 
 _NAME = re.compile(r"[a-zA-Z0-9-_]+")
 _RUNTIME = re.compile(r"python3\.\d{1,2}|provided(\.[a-z0-9]+)?")
@@ -93,7 +95,7 @@ def check_environment(variables: Mapping[str, str]) -> None:
     if len(measured.encode(errors="surrogatepass")) > limits.ENVIRONMENT_MAX_BYTES:
         raise SettingError(
             "Lambda was unable to configure your environment variables because the environment variables you have "
-            f"provided exceeded the 4KB limit. String measured: {measured}"
+            f"provided exceeded the 4KB limit. String measured: {measured[:MEASURED_SHOWN_MAX_CHARS]}"
         )
 
 

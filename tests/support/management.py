@@ -80,7 +80,7 @@ def zip_of(**files: bytes | str) -> bytes:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             # A fixed time, so that the same files give the same bytes.
-            archive.writestr(zipfile.ZipInfo(name.replace("__", ".")), data)
+            archive.writestr(zipfile.ZipInfo(name.replace("__", ".")), data, zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
 
