@@ -31,7 +31,7 @@ def package(files: Mapping[str, str | bytes] | str, *, executable: tuple[str, ..
     if isinstance(files, str):
         files = {"app.py": files}
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
             info = zipfile.ZipInfo(name)
             info.external_attr = (0o755 if name in executable else 0o644) << 16
@@ -68,7 +68,8 @@ class Platform:
         assert self._process is not None
         assert self._process.poll() is None, f"forebay up ended: {self.output.read_text()}"
         with contextlib.suppress(OSError):
-            return self.http("GET", "/readyz")[0] == 200
+            ready = [self.http("GET", path, None, {"Authorization": "test"})[0] for path in ("/readyz", "/v1/status")]
+            return ready == [200, 200]
         return False
 
     def stop(self) -> int:
