@@ -187,7 +187,7 @@ def test_status_counts_instances(forebay: Run, echo: Path) -> None:
         (("deploy", "bad name", "{echo}"), "bad name"),
         (("deploy", "nobody", "{echo}", "--timeout", "901"), "timeout"),
         (("deploy", "nobody", "{echo}", "--env", "A"), "NAME=VALUE"),
-        (("invoke", "{echo-function}", "-d", "{"), "JSON"),
+        (("invoke", "{echo-function}", "-d", "{"), "into json"),
     ],
 )
 def test_mistakes_are_one_line(forebay: Run, echo: Path, words: tuple[str, ...], says: str) -> None:

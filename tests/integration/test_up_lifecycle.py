@@ -37,6 +37,7 @@ def gone(pids: dict[int, str]) -> None:
 
 
 def test_it_tells_how_to_use_it(own_platform: Platform) -> None:
+    wait_until(lambda: "Ctrl-C stops it" in own_platform.output.read_text(), "it has said all")
     printed = own_platform.output.read_text()
 
     assert f"is ready at {own_platform.url}" in printed
@@ -63,7 +64,7 @@ def test_functions_and_accepted_events_survive_a_restart_and_nothing_else_stays(
     gone(processes)
     assert not folder.exists()
     own_platform.start()
-    assert f"curl {own_platform.url}/fn/kept" in own_platform.output.read_text()
+    wait_until(lambda: f"curl {own_platform.url}/fn/kept" in own_platform.output.read_text(), "it names the function")
     assert own_platform.invoke("kept", 0)[0] == "kept"
     logs = own_platform.data_dir / "logs" / "kept"
     wait_until(lambda: sum(log.read_text().count("ran 0.2") for log in logs.iterdir()) >= 3, "the accepted events ran")
@@ -101,6 +102,7 @@ def test_a_killed_up_leaves_no_process_and_the_next_one_tidies_up(own_platform: 
     assert len(processes) >= 6  # supervisor, Valkey, gateway, controller, runtime, sandbox
 
     kill(own_platform.pid)
+    assert own_platform.stop() == -signal.SIGKILL
 
     gone(processes)
     own_platform.start()
