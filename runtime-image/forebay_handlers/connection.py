@@ -38,7 +38,11 @@ class Connection:
     def to(cls, path: str) -> "Connection":
         """Connect once. Raises OSError."""
         connected = socket(AF_UNIX, SOCK_STREAM)
-        connected.connect(path)
+        try:
+            connected.connect(path)
+        except OSError:
+            connected.close()
+            raise
         return cls(connected)
 
     @classmethod

@@ -166,8 +166,14 @@ class Supervisor:
 
 
 def serve(socket_path: str) -> "Optional[Child]":
-    """Serve the runtime at `socket_path`; None when it is gone and nothing of ours runs any more, or the child."""
-    supervisor = Supervisor(socket_path)
+    """Serve the runtime at `socket_path`; None when it is gone and nothing of ours runs any more, or the child.
+
+    Raises SystemExit, with the reason, when the runtime does not come up.
+    """
+    try:
+        supervisor = Supervisor(socket_path)
+    except OSError as error:
+        raise SystemExit(f"the runtime did not open its socket {socket_path}: {error}") from None
     try:
         child = supervisor.serve()
     except ConnectionError:

@@ -14,7 +14,8 @@ Supervisor connection:
 Handler connection (mode "python"):
   HELLO_HANDLER     ->  body: SPAWN_BODY (slot, token), with the read end of its log pipe as SCM_RIGHTS
                         (mode "bootstrap": sent by the supervisor's child just before it executes the program,
-                        on a connection that it leaves open until it ends; there is nothing else on it)
+                        on a connection that it leaves open until it ends; there is nothing else on it but
+                        an INIT_ERROR when there is no program that can be executed)
   INIT_DONE         ->  body: U32 init duration in microseconds
   INIT_ERROR        ->  body: U32 init duration in microseconds, then Lambda's error document (JSON)
   INVOKE            <-  body: INVOKE_BODY, then arn, client context, trace id, then the payload

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from forebay_handlers import wire
-from support.handlers_peer import Function, handler_of, interpreters
+from support.handlers_peer import Function, RuntimePeer, handler_of, interpreters, running, zygote_command
 
 ECHO = "def handler(event, context):\n    return event\n"
 REQUEST_ID = "8f7c2f4e-0d7a-4b6e-9f1e-2d3c4b5a6978"
@@ -276,3 +276,13 @@ def test_binary_text_survives() -> None:
     event = base64.b64encode(bytes(range(256))).decode()
     with handler_of("import base64\ndef handler(e, c):\n    return list(base64.b64decode(e))\n") as handler:
         assert handler.value(event) == list(range(256))
+
+
+def test_the_handlers_program_may_be_there_before_its_runtime() -> None:
+    with Function({"app.py": ECHO}) as function:
+        function.runtime.close()
+        function.runtime.path.unlink()
+        with running(zygote_command(function.runtime)):
+            function.runtime = RuntimePeer(function.folder / "socket")
+            function.set_up(str(function.code), str(function.boto))
+            assert function.spawn().value(1) == 1

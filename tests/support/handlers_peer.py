@@ -299,13 +299,18 @@ class Function:
         self.runtime = RuntimePeer(self.folder / "socket")
         self._stack = contextlib.ExitStack()
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        self._stack.callback(self.runtime.close)
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        connected = self.runtime.claims is not None
+        self.runtime.close()
+        with self._stack:
+            # The runtime is gone, so the handlers' program ends by itself with all that it started.
+            for process in self._processes if connected else ():
+                process.wait(WAIT_S)
 
     def add_code(self, files: dict[str, str]) -> None:
         """Write the package's files."""
@@ -324,7 +329,7 @@ class Function:
         mode: str = "python",
     ) -> Self:
         """Start the handlers' program without a sandbox and say what function it is."""
-        self._stack.enter_context(running(zygote_command(self.runtime, interpreter)))
+        self._processes.append(self._stack.enter_context(running(zygote_command(self.runtime, interpreter))))
         self.set_up(str(self.code), str(self.boto), handler, env=env, memory_mb=memory_mb, mode=mode)
         return self
 
@@ -356,6 +361,7 @@ class Function:
             self.sandbox = self._stack.enter_context(
                 running(command, stderr=stream, pass_fds=pass_fds, **runner.options)
             )
+        self._processes.append(self.sandbox)
         return self
 
     def set_up(

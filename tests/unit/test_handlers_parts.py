@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forebay_common.function_errors import out_of_memory, response_too_large
-from forebay_handlers import context, errors, processes, user_code
+from forebay_handlers import connection, context, errors, processes, supervisor, user_code
 from forebay_handlers.new_root import blocking_folder
 
 TABLE = {1: (0, 1), 10: (1, 10), 11: (10, 10), 12: (11, 12), 20: (1, 20), 21: (1, 10)}
@@ -122,3 +122,9 @@ def test_others_need_their_own_bit_to_pass(mode: int, passes: bool) -> None:  # 
         folder.chmod(mode)
         found = blocking_folder(str(folder / "python"), 54_321, 54_321)
         assert found == ("" if passes else str(folder))
+
+
+def test_a_runtime_that_does_not_come_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_WAIT_S", 0.0)
+    with pytest.raises(SystemExit, match="did not open its socket"):
+        supervisor.serve(str(tmp_path / "control.sock"))
