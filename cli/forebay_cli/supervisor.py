@@ -50,7 +50,7 @@ GATEWAY_DRAIN_MAX_S = 40.0
 """Above the gateway's own bound, so that this one never cuts a call short."""
 CONTROLLER_DRAIN_MAX_S = 40.0
 VALKEY_STOP_MAX_S = 10.0
-HURRIED_MAX_S = 3.0
+HURRIED_MAX_S = 1.0
 
 VALKEY = "valkey"
 GATEWAY = "gateway"

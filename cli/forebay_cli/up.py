@@ -74,6 +74,8 @@ Forebay {__version__} is ready at {supervisor.url} ({took_s:.1f} s)
 
 async def how_to_call(supervisor: Supervisor) -> str:
     """A curl to copy: of a function that is there, else of the example, with the line that deploys it."""
+    if supervisor.options.watch is not None:
+        return f"  watching {supervisor.options.watch}: a curl for each function follows"
     names = await function_names(supervisor)
     if names:
         return f"  curl {supervisor.url}/fn/{'hello' if 'hello' in names else names[0]}"
