@@ -195,6 +195,7 @@ def test_a_way_that_is_barred_is_named() -> None:
         [*_, runner] = runners()
         function.start_sandbox(runner, isolation="process_group")
         assert function.sandbox.wait(20) == 1
+        function.code.chmod(0o755)
         assert f"cannot reach {function.code}" in function.errors.read_text()
 
 
