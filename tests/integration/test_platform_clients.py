@@ -35,12 +35,12 @@ def test_boto3_creates_calls_updates_and_deletes_a_function(platform: Platform) 
 
     client.update_function_code(
         FunctionName="life",
-        ZipFile=package("import os\ndef handler(event, context): return os.environ.get('W', 'two')"),
+        ZipFile=package("import os\ndef handler(event, context): return os.environ.get('WORD', 'two')"),
     )
     client.get_waiter("function_updated_v2").wait(FunctionName="life")
     assert platform.invoke("life")[0] == "two"
 
-    client.update_function_configuration(FunctionName="life", Environment={"Variables": {"W": "three"}}, Timeout=7)
+    client.update_function_configuration(FunctionName="life", Environment={"Variables": {"WORD": "three"}}, Timeout=7)
     client.get_waiter("function_updated_v2").wait(FunctionName="life")
     assert platform.invoke("life")[0] == "three"
 
@@ -142,7 +142,7 @@ def test_the_aws_cli_unchanged(platform: Platform, tmp_path: Path) -> None:
     )  # fmt: skip
     assert created["FunctionName"] == "by-cli"
     aws(platform, tmp_path, "wait", "function-active-v2", "--function-name", "by-cli")
-    answer = aws(platform, tmp_path, "invoke", "--function-name", "by-cli", "--payload", "eyJhIjogMX0=", "out.json")
+    answer = aws(platform, tmp_path, "invoke", "--function-name", "by-cli", "--payload", '{"a": 1}', "out.json")
     assert answer["StatusCode"] == 200
     assert json.loads((tmp_path / "out.json").read_text()) == {"got": {"a": 1}}
     assert "by-cli" in [item["FunctionName"] for item in aws(platform, tmp_path, "list-functions")["Functions"]]

@@ -89,19 +89,9 @@ def test_a_kill_in_a_burst_of_events_loses_none(fresh: Platform, ledger: Ledger,
     pid = pid_of(fresh, victim)
     kill(pid)
     wait_until(lambda: not alive(pid), "the victim is gone")
-    wait_until(lambda: fresh.http("GET", "/readyz")[0] == 200 if victim != "gateway" else True, "still ready")
-    if victim == "gateway":
-        wait_until(lambda: fresh.pids_of("forebay_gateway") not in ([], [pid]), "the gateway is back")
-        wait_until(lambda: listens(fresh), "the gateway answers")
+    fresh.wait_ready()
     wait_until(lambda: finished(fresh, name, ledger, ids), f"every event ran after a kill of the {victim}", 45, 0.1)
     assert set(ledger.entries()) == ids
-
-
-def listens(platform: Platform) -> bool:
-    try:
-        return platform.http("GET", "/readyz")[0] == 200
-    except OSError:
-        return False
 
 
 def pid_of(platform: Platform, victim: str) -> int:
@@ -117,12 +107,7 @@ def test_a_sync_call_whose_instance_dies_is_told_so_at_once(fresh: Platform) -> 
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(fresh.invoke, "sleeper")
         wait_until(lambda: fresh.status("sleeper")["in_flight"] == 1, "the call is running", 10)
-        runtime = [
-            pid
-            for pid, command in fresh.processes().items()
-            if "-m forebay_runtime" in command and "sleeper" in command
-        ]
-        kill(runtime[0])
+        kill(fresh.runtimes("sleeper")[0])
         payload, answer = call.result(timeout=5)
     assert answer["FunctionError"] == "Unhandled"
     assert "died while it held this call" in payload["errorMessage"]
@@ -144,7 +129,7 @@ def test_a_killed_platform_leaves_no_process_and_starts_again(fresh: Platform, l
     fresh.scale("revived", max_instances=2)
     ids = send_events(fresh, "revived", 30)
     processes = list(fresh.processes())
-    kill(fresh.pid)
+    fresh.crash()
     wait_until(lambda: not [pid for pid in processes if alive(pid)], "nothing keeps running", 15)
     fresh.start()
     # What an instance held when everything died comes back once its lease is over.

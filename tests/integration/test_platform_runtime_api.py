@@ -29,25 +29,24 @@ def handler(event, context):
 
 
 def installed(name: str) -> Path:
+    """The file or folder that a distribution's module is."""
     spec = find_spec(name)
     assert spec is not None
     assert spec.origin is not None
-    return Path(spec.origin).parent
+    path = Path(spec.origin)
+    return path.parent if path.name == "__init__.py" else path
 
 
-def folder_files(path: Path, name: str) -> dict[str, bytes]:
-    return {
-        f"{name}/{file.relative_to(path)}": file.read_bytes()
-        for file in path.rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
-    }
+def files_of(path: Path) -> dict[str, bytes]:
+    found = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {str(file.relative_to(path.parent)): file.read_bytes() for file in found if file.suffix != ".pyc"}
 
 
 @pytest.fixture(scope="module")
 def ric(platform: Platform) -> str:
     files: dict[str, str | bytes] = {"app.py": APP, "bootstrap": BOOTSTRAP}
     for name in ("awslambdaric", "simplejson", "snapshot_restore_py"):
-        files |= folder_files(installed(name), name)
+        files |= files_of(installed(name))
     files |= {file.name: file.read_bytes() for file in installed("awslambdaric").parent.glob("runtime_client*.so")}
     platform.create("ric", package(files, executable=("bootstrap",)), Runtime="provided.al2023", Timeout=2)
     return "ric"

@@ -62,6 +62,10 @@ class Platform:
         command = [FOREBAY, "up", "--port", str(self.port), "--data-dir", str(self.data_dir), *self._options]
         with self.output.open("ab") as sink:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Return once gateway and controller answer, at the start or after one was killed."""
         wait_until(self._ready, "forebay up is ready", READY_TIMEOUT_S)
 
     def _ready(self) -> bool:
@@ -77,6 +81,12 @@ class Platform:
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
         return self._process.wait(40)
+
+    def crash(self) -> None:
+        """kill -9 of the supervisor."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
 
     def end(self) -> None:
         """Stop it if it still runs."""
@@ -103,6 +113,17 @@ class Platform:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             open_ends += parents.get(pid, [])
+        return found
+
+    def runtimes(self, name: str) -> list[int]:
+        """Pids of the runtimes of one function's instances."""
+        found = []
+        for pid, command in self.processes().items():
+            if "-m forebay_runtime" in command:
+                settings = Path(command.split("--settings ")[1].split()[0])
+                with contextlib.suppress(FileNotFoundError):
+                    if json.loads(settings.read_bytes())["name"] == name:
+                        found.append(pid)
         return found
 
     def pids_of(self, word: str) -> list[int]:
