@@ -31,6 +31,8 @@ class Area(Enum):
     """Health, metrics and documentation of the gateway."""
     CONTROLLER_METRICS = "controller_metrics"
     """The controller's metrics: as open as the gateway's own."""
+    CODE_LINK = "code_link"
+    """Code packages by a signed link of the controller's, which is the credential, as a presigned URL is."""
     MANAGEMENT = "management"
     """Everything else: Lambda's paths and `/v1`."""
 
@@ -99,6 +101,8 @@ def area_of(raw_path: bytes) -> Area:
         return Area.OPEN
     if raw_path == b"/controller/metrics":
         return Area.CONTROLLER_METRICS
+    if raw_path.startswith(b"/v1/code/"):
+        return Area.CODE_LINK
     return Area.MANAGEMENT
 
 
