@@ -10,10 +10,15 @@ RESERVED = frozenset({
     "_HANDLER", "_X_AMZN_TRACE_ID", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_EXECUTION_ENV",
     "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION",
     "AWS_LAMBDA_INITIALIZATION_TYPE", "AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME",
-    "AWS_LAMBDA_RUNTIME_API", "AWS_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
+    "AWS_LAMBDA_RUNTIME_API", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
 })  # fmt: skip
-"""Names a function cannot set (CreateFunction answers InvalidParameterValueException on AWS)."""
+"""Names a function cannot set (CreateFunction answers InvalidParameterValueException on AWS).
+
+AWS reserves its access keys, too, and sets them from the function's role. Here no role gives any, so a function
+that uses AWS brings its own.
+"""
+
+_PLACEHOLDER_KEYS = {"AWS_ACCESS_KEY_ID": "forebay", "AWS_SECRET_ACCESS_KEY": "forebay", "AWS_SESSION_TOKEN": "forebay"}
 
 TASK_ROOT = "/var/task"
 RUNTIME_DIR = "/var/runtime"
@@ -32,7 +37,8 @@ def handler_environment(
     """The whole environment of a handler process.
 
     The user's variables win over what Lambda lets them set (TZ, PATH, …) and never over the reserved ones.
-    AWS keys are placeholders: clients refuse to sign without any. `gateway_url` makes boto3 inside a function
+    Without AWS keys of its own a function gets placeholders, since clients refuse to sign without any; with some
+    it gets none, since a placeholder session token would spoil them. `gateway_url` makes boto3 inside a function
     call the platform's other functions.
     """
     settable = {
@@ -45,9 +51,6 @@ def handler_environment(
         "TZ": ":UTC",
     }
     reserved = {
-        "AWS_ACCESS_KEY_ID": "forebay",
-        "AWS_SECRET_ACCESS_KEY": "forebay",
-        "AWS_SESSION_TOKEN": "forebay",
         "AWS_DEFAULT_REGION": region,
         "AWS_REGION": region,
         "AWS_EXECUTION_ENV": f"AWS_Lambda_{spec.runtime}",
@@ -61,4 +64,6 @@ def handler_environment(
         "LAMBDA_RUNTIME_DIR": runtime_dir,
         "_HANDLER": spec.handler,
     }
-    return {**settable, **(spec.env or {}), **reserved}
+    own = spec.env or {}
+    keys = {} if own.keys() & _PLACEHOLDER_KEYS.keys() else _PLACEHOLDER_KEYS
+    return {**settable, **keys, **own, **reserved}

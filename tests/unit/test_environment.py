@@ -43,3 +43,10 @@ def test_reserved_variables_stay_the_platforms() -> None:
 
 def test_an_instance_gets_no_credential_of_the_platform() -> None:
     assert not [name for name in environment(None) if "REDIS" in name or "VALKEY" in name]
+
+
+def test_a_function_brings_its_own_aws_keys_or_gets_placeholders() -> None:
+    assert environment(None)["AWS_SESSION_TOKEN"] == environment(None)["AWS_ACCESS_KEY_ID"] == "forebay"
+    own = environment({"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "secret"})
+    assert (own["AWS_ACCESS_KEY_ID"], own["AWS_SECRET_ACCESS_KEY"]) == ("AKIA", "secret")
+    assert "AWS_SESSION_TOKEN" not in own
