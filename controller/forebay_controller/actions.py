@@ -117,15 +117,16 @@ class Actions:
         state.demand.forget(instance_id)
         killed_for = self._killed_for.pop(instance_id, "")
         if instance is not None and instance.drain_s is None:
-            self._count_exit(state, instance, killed_for or instance.reason or reason)
+            self.count_failure(state, instance, killed_for or reason or instance.reason)
         self.recover(state, instance_id)
         if not state.instances:
             state.gone.set()
         self._look_again(state.spec.uid)
 
-    def _count_exit(self, state: FunctionState, instance: Instance, reason: str) -> None:
+    def count_failure(self, state: FunctionState, instance: Instance, reason: str) -> None:
+        """An instance ended by itself, or said that it must: before it was ready, or as a crash."""
         if instance.ready_s is None:
-            self.start_failed(state, instance, reason or "it ended before it was ready")
+            self._start_failed(state, instance, reason or "it ended before it was ready")
         elif reason:
             _log.warning("an instance died: %s", reason, extra=_extra(state, instance.instance_id))
             if instance.revision == state.spec.revision:
@@ -133,10 +134,10 @@ class Actions:
                     state.backoff, now_s=self._clock(), started_s=instance.started_s, reason=reason
                 )
 
-    def start_failed(self, state: FunctionState, instance: Instance, reason: str) -> None:
-        """An instance will not get ready: the next attempt waits. One of another revision tells nothing of this."""
+    def _start_failed(self, state: FunctionState, instance: Instance, reason: str) -> None:
         _log.warning("an instance did not start: %s", reason, extra=_extra(state, instance.instance_id))
         self._metrics.start_failures.labels(state.spec.key).inc()
+        # One of another revision says nothing of this one.
         if instance.revision == state.spec.revision:
             state.backoff = backoff.start_failed(
                 state.backoff, now_s=self._clock(), started_s=instance.started_s, reason=reason

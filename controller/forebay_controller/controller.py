@@ -66,7 +66,7 @@ class Controller:
         self._source = source
         self._backend = backend
         self._background = Background()
-        self._schedule = Schedule(lambda uids: self._reconciler.look(uids), lambda: [*source.functions()])
+        self._schedule = Schedule(lambda: [*source.functions()])
         self._delivery = Delivery(redis, self._schedule.wake, clock)
         self._actions = Actions(
             redis, platform, source, backend, self.metrics, clock, self._background, self._schedule.wake
@@ -106,7 +106,7 @@ class Controller:
         self._source.on_change(self._changed)
         self._schedule.wake_all()
         loops = {
-            "looks": self._schedule.run_looks(),
+            "looks": self._schedule.run_looks(self._reconciler.look),
             "ticks": self._schedule.run_ticks(),
             "wakes": self._listen(),
             "delivery": self._delivery.run(),
@@ -149,9 +149,13 @@ class Controller:
         await self._tell_deleted(state, leased=True)
         self._reconciler.forget(uid)
 
+    async def leave(self) -> None:
+        """Stop looking; instances go on, and the next controller takes them up."""
+        await _end(self._loops)
+
     async def stop(self) -> None:
         """Stop the platform's instances: each may finish what it holds within `stop_drain_s`, then it is killed."""
-        await _end(self._loops)
+        await self.leave()
         states = [*self._reconciler.states.values()]
         for state in states:
             state.retiring = True  # nothing is started, published or counted as a failure any more

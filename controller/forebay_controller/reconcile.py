@@ -201,7 +201,7 @@ class Reconciler:
     def _note_passage(self, state: FunctionState, before: Instance, after: Instance, now_s: float) -> None:
         """What an instance's passage from one state to the next says about the function's starts."""
         if after.state is State.FAILED and before.state is not State.FAILED:
-            self._actions.start_failed(state, after, after.reason or "it failed without a reason")
+            self._actions.count_failure(state, after, after.reason or "it failed without a reason")
             # It ends by itself; if not, as one that was told to leave.
             state.instances[after.instance_id] = replace(after, drain_s=now_s)
         if after.ready_s is None or after.revision != state.spec.revision:

@@ -26,10 +26,9 @@ Look = Callable[[Sequence[str]], Awaitable[None]]
 
 
 class Schedule:
-    """Decides which functions `look` gets, and calls it; `known` gives the uids of all functions."""
+    """Decides which functions are looked at when; `known` gives the uids of all functions."""
 
-    def __init__(self, look: Look, known: Callable[[], Iterable[str]]) -> None:
-        self._look = look
+    def __init__(self, known: Callable[[], Iterable[str]]) -> None:
         self._known = known
         self._due: dict[str, None] = {}
         self._hot: dict[str, None] = {}
@@ -81,13 +80,13 @@ class Schedule:
             next_s = max(next_s + TICK_S, loop.time())
             await asyncio.sleep(next_s - loop.time())
 
-    async def run_looks(self) -> None:
-        """Look for ever at what is due, the longest due first."""
+    async def run_looks(self, look: Look) -> None:
+        """Call `look` for ever with what is due, the longest due first."""
         while True:
             await self._some_due.wait()
             batch = self.take()
             try:
-                await self._look(batch)
+                await look(batch)
             except RedisError as error:
                 _log.warning("could not look at the queues: %s", error)
                 self._due.update(dict.fromkeys(batch))

@@ -1,0 +1,66 @@
+"""The controller process's configuration file."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from forebay_common.keys import DEFAULT_PREFIX
+from forebay_common.redis_client import RedisSettings
+from forebay_controller.controller import INSTANCES_MAX
+
+RETRY_DELAYS_S = (60.0, 120.0)
+"""Lambda's own."""
+GATEWAY_URL = "http://127.0.0.1:8480"
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerConfig:
+    """What a controller is told at its start.
+
+    `controller_socket`: Unix socket that management calls are served on. `gateway_url`: where functions find the
+    platform's Lambda API. `retry_delays_s`: before each retry of an async event. `instances_max`: of all functions
+    together.
+    """
+
+    redis: RedisSettings
+    controller_socket: str
+    run_dir: Path
+    data_dir: Path
+    prefix: str = DEFAULT_PREFIX
+    region: str = "us-east-1"
+    account: str = "000000000000"
+    namespace: str = "default"
+    gateway_url: str = GATEWAY_URL
+    retry_delays_s: tuple[float, ...] = RETRY_DELAYS_S
+    instances_max: int = INSTANCES_MAX
+    log_level: str = "info"
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Read the file's object; members that only other processes use are ignored.
+
+        Raises ValueError, saying what is missing or wrong.
+        """
+        known = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
+        missing = [name for name in ("redis", "controller_socket", "run_dir", "data_dir") if name not in known]
+        if missing:
+            raise ValueError(f"the configuration lacks {' and '.join(missing)}")
+        known["redis"] = RedisSettings.from_json(known["redis"])
+        known["run_dir"] = Path(known["run_dir"])
+        known["data_dir"] = Path(known["data_dir"])
+        known["retry_delays_s"] = tuple(float(delay_s) for delay_s in known.get("retry_delays_s", RETRY_DELAYS_S))
+        config = cls(**known)
+        if not config.retry_delays_s or min(config.retry_delays_s) < 0:
+            raise ValueError("retry_delays_s needs one delay at least, and none below 0")
+        if config.instances_max < 1:
+            raise ValueError("instances_max is 1 at least")
+        return config
+
+
+def read_config(path: Path) -> ControllerConfig:
+    """The configuration in a file. Raises OSError, or ValueError when it is not what a controller needs."""
+    document = json.loads(path.read_text("utf-8"))
+    if not isinstance(document, dict):
+        raise ValueError("the configuration is not a JSON object")  # noqa: TRY004 - a file's content, not a type
+    return ControllerConfig.from_json(document)

@@ -1,0 +1,137 @@
+"""The controller's process: start-up in phases, serving, and the end of the platform's instances with it."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import uvicorn
+from fastapi import FastAPI, Response
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from forebay_common import logs
+from forebay_common.keys import PlatformKeys
+from forebay_common.redis_client import command, connect
+from forebay_common.scripts import load_all
+from forebay_controller.app import create_app
+from forebay_controller.code_store import CodeStore
+from forebay_controller.config import ControllerConfig
+from forebay_controller.controller import Controller, ControllerSettings
+from forebay_controller.interpreters import runtime_warning
+from forebay_controller.local_backend import LocalBackend
+from forebay_controller.local_platform import make_local_backend
+from forebay_controller.management import ManagementSettings
+from forebay_controller.metrics import Metrics
+from forebay_controller.registry import Place, Registry
+
+GRACEFUL_S = 1
+"""What open management calls (a log that is followed) get when the platform stops."""
+BACKLOG = 1_024
+
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_log = logs.get(__name__)
+
+
+class ManagementServer(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the process stops in an order of its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the process."""
+        yield
+
+
+async def serve(config: ControllerConfig) -> int:
+    """Run until a signal asks to stop. Returns the exit status: 1 when a part of it ended by itself."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with _running(config) as (controller, app):
+        server = ManagementServer(
+            uvicorn.Config(
+                app,
+                uds=config.controller_socket,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                log_level="error",
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=GRACEFUL_S,
+            )
+        )
+        serving = asyncio.create_task(server.serve(), name="management server")
+        failing = asyncio.create_task(controller.failed(), name="controller")
+        asked = asyncio.create_task(stopping.wait(), name="signals")
+        await asyncio.wait({serving, failing, asked}, return_when=asyncio.FIRST_COMPLETED)
+        broken = not asked.done()
+        for part in (serving, failing):
+            if broken and part.done():
+                _log.error("the %s ended by itself", part.get_name(), exc_info=part.exception())
+        await (controller.leave() if broken else controller.stop())
+        server.should_exit = True
+        failing.cancel()
+        await asyncio.wait({serving})
+    return int(broken)
+
+
+@contextlib.asynccontextmanager
+async def _running(config: ControllerConfig) -> AsyncIterator[tuple[Controller, FastAPI]]:
+    """Everything but the server, started in order and let go of in the opposite one.
+
+    Raises redis.exceptions.RedisError, or OSError when the data dir cannot be written.
+    """
+    redis = connect(config.redis)
+    platform = PlatformKeys(config.prefix)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(redis.aclose)
+        await load_all(redis)
+        code = CodeStore(redis)
+        registry = Registry(redis, platform, code, Place(config.region, config.account, config.namespace))
+        stack.push_async_callback(registry.close)
+        _, backend = await asyncio.gather(registry.load(), _backend(config))
+        stack.push_async_callback(backend.close)
+        controller = Controller(
+            redis, platform, registry, backend, settings=ControllerSettings(instances_max=config.instances_max)
+        )
+        await controller.start()
+        settings = ManagementSettings(logs_dir=config.data_dir / "logs", runtime_warning=runtime_warning)
+        app = create_app(registry, controller, code, settings)
+        _add_health(app, redis, controller.metrics)
+        yield controller, app
+
+
+async def _backend(config: ControllerConfig) -> LocalBackend:
+    return await make_local_backend(
+        prefix=config.prefix,
+        redis=config.redis,
+        region=config.region,
+        account=config.account,
+        gateway_url=config.gateway_url,
+        run_dir=config.run_dir,
+        data_dir=config.data_dir,
+        retry_delays_s=config.retry_delays_s,
+    )
+
+
+def _add_health(app: FastAPI, redis: Redis, metrics: Metrics) -> None:
+    """Whether the process lives, whether it can do its work, and what it has counted."""
+
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        return Response("ok\n", media_type="text/plain")
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        try:
+            await command(redis, "PING")
+        except RedisError as error:
+            return Response(f"Redis does not answer: {error}\n", status_code=503, media_type="text/plain")
+        return Response("ready\n", media_type="text/plain")
+
+    @app.get("/metrics", include_in_schema=False)
+    async def show_metrics() -> Response:
+        return Response(metrics.render(), headers={"content-type": _METRICS_TYPE})
