@@ -100,7 +100,7 @@ class ChildLog:
         """The last warning or plain line, for a one-line error."""
         for line in reversed(self.last):
             if shown := readable(self.name, line, LEVELS["warning"]):
-                return shown
+                return shown.partition(": ")[2]
         return f"its log is {self.path}"
 
     def close(self) -> None:

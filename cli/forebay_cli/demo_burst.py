@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from forebay_cli.errors import UserError
 from forebay_cli.output import make_table
 from forebay_cli.plain_http import get
-from forebay_cli.status_view import COLUMNS, NUMBERS, row
+from forebay_cli.status_view import COLUMNS, NUMBERS, plain, row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,7 +129,7 @@ def display(burst: Burst, began: float) -> Iterator[Callable[[dict[str, Any]], N
         new = cells(status)
         if new[1:] != last[1:]:
             last = new
-            print("   " + "  ".join(f"{cell:>9}" for cell in new), flush=True)
+            print("   " + plain(new, columns).rstrip(), flush=True)
 
-    print("   " + "  ".join(f"{column:>9}" for column in columns), flush=True)
+    print("   " + plain(columns, columns), flush=True)
     yield line

@@ -133,15 +133,23 @@ def deploy(
     name: Name,
     path: Annotated[Path, typer.Argument(help="A .py file, a folder or a .zip.")],
     *,
-    handler: Annotated[str | None, typer.Option(help="MODULE.FUNCTION; guessed from the files.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="python3.X or provided.al2023; this Python's version.")] = None,
-    timeout: Annotated[int | None, typer.Option(help="Seconds one call may run; 3.")] = None,
-    memory: Annotated[int | None, typer.Option(help="MB of memory; 128.")] = None,
+    handler: Annotated[str | None, typer.Option(help="MODULE.FUNCTION.", show_default="guessed from the files")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="python3.X or provided.al2023.", show_default="this Python's version")
+    ] = None,
+    timeout: Annotated[int | None, typer.Option(help="Seconds one call may run.", show_default="3")] = None,
+    memory: Annotated[int | None, typer.Option(help="MB of memory.", show_default="128")] = None,
     env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the function (repeatable).")] = None,
-    min_instances: Annotated[int | None, typer.Option(help="Instances kept without any call; 0.")] = None,
-    max_instances: Annotated[int | None, typer.Option(help="Instances at most; 20.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Calls one instance runs at a time; 1.")] = None,
-    idle_seconds: Annotated[float | None, typer.Option(help="How long an idle instance is kept; 60.")] = None,
+    min_instances: Annotated[
+        int | None, typer.Option(help="Instances kept without any call.", show_default="0")
+    ] = None,
+    max_instances: Annotated[int | None, typer.Option(help="Instances at most.", show_default="20")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Calls one instance runs at a time.", show_default="1")
+    ] = None,
+    idle_seconds: Annotated[
+        float | None, typer.Option(help="How long an idle instance is kept.", show_default="60")
+    ] = None,
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="A web page's origin that may call it over HTTP (repeatable).")
     ] = None,

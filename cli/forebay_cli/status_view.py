@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 from forebay_cli.output import Output, make_table, show_json, show_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from forebay_cli.client import Client
 
 COLUMNS = ("FUNCTION", "QUEUED", "IN FLIGHT", "STARTING", "IDLE", "BUSY", "DRAINING", "REASON")
 NUMBERS = COLUMNS[1:-1]
 REFRESH_S = 0.25
+NUMBER_CHARS = 8
 
 
 def row(name: str, status: dict[str, Any]) -> list[str]:
@@ -24,6 +27,11 @@ def row(name: str, status: dict[str, Any]) -> list[str]:
 
 
 _STATES = ("starting", "idle", "busy", "draining")
+
+
+def plain(cells: Sequence[str], columns: Sequence[str]) -> str:
+    """A line of a table that grows downwards: numbers under their column's name."""
+    return "  ".join(f"{cell:>{max(len(column), NUMBER_CHARS)}}" for cell, column in zip(cells, columns, strict=True))
 
 
 def statuses(client: Client, name: str | None) -> dict[str, dict[str, Any]]:
@@ -48,13 +56,14 @@ def watch(client: Client, name: str | None) -> None:
     if sys.stdout.isatty():
         _watch_live(client, name)
     shown: dict[str, list[str]] = {}
-    print("  ".join(COLUMNS), flush=True)
+    columns = (*NUMBERS, COLUMNS[0], COLUMNS[-1])
+    print(plain(columns, columns), flush=True)
     while True:
         for function, status in sorted(statuses(client, name).items()):
             line = row(function, status)
             if shown.get(function) != line:
                 shown[function] = line
-                print("  ".join(line), flush=True)
+                print(plain((*line[1:-1], line[0], line[-1]), columns), flush=True)
         time.sleep(REFRESH_S)
 
 

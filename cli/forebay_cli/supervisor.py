@@ -347,7 +347,8 @@ class Supervisor:
             await asyncio.wait({exited}, timeout=HURRIED_MAX_S)
         hurry.cancel()
         if exited.done():
-            self._say(f"{name}: {doing}, stopped ({time.monotonic() - began:.1f} s)")
+            if self._stop.is_set():  # else it could not start, and the one line about that is all there is to say
+                self._say(f"{name}: {doing}, stopped ({time.monotonic() - began:.1f} s)")
             return
         exited.cancel()
         part.child.send(signal.SIGKILL)
