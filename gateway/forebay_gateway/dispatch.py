@@ -223,11 +223,19 @@ class Dispatcher:
         )
         fields = route.async_qualified_fields if qualified else route.async_fields
         appended: asyncio.Future[Any] = self.loop.create_future()
+        settle = sink_of(appended)
+
+        def sink(reply: Any) -> None:
+            # Here and not where it is awaited: a sample of the length that follows in the same write counts it too.
+            if type(reply) is bytes:
+                load.async_since += 1
+            settle(reply)
+
         body_key = b""
         try:
             body_key = self._append(
                 function, route.async_head, b"".join((fixed, fields, extras)), payload,
-                invocation_id, limits.CLAIM_TTL_S + age_ms // 1000, sink_of(appended),
+                invocation_id, limits.CLAIM_TTL_S + age_ms // 1000, sink,
             )  # fmt: skip
             self._sample_async(function, route, now_s)
             self._wake(function, now_s, wake.ASYNC_SPACING_S)
@@ -242,7 +250,6 @@ class Dispatcher:
         if entry_id is None:
             self.drop_body(body_key)
             raise counted(function, lambda_errors.deleted(entry.arn))
-        load.async_since += 1
         function.counters.outcomes[counters.ACCEPTED] += 1
 
     def cancel(self, call: SyncCall, sink: Sink) -> None:

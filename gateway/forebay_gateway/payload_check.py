@@ -50,8 +50,8 @@ def _problem_at_ends(payload: bytes) -> str:
         return "No content to map due to end-of-input"
     first = match[1]
     closing = _CLOSING.get(first)
-    last = payload[-_END_BYTES:].rstrip(_SPACE)[-1:]
-    if closing is not None and last not in {closing, b""}:
+    last = payload[-_END_BYTES:].rstrip(_SPACE)[-1:] or payload.rstrip(_SPACE)[-1:]
+    if closing is not None and last != closing:
         return f"Unexpected end-of-input: expected {closing.decode()!r} to close {first.decode()!r}"
     if closing is None and first not in b"-0123456789tfnNI":
         return f"Unexpected character (code {first[0]}): expected a JSON value"

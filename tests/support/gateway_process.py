@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import json
+import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import httpx
@@ -17,9 +20,9 @@ from redis.asyncio import Redis
 
 from forebay_common import names
 from forebay_common.frames import ReplyFrame
-from forebay_common.function_table import publish_entry
+from forebay_common.function_table import publish_entry, remove_entry
 from forebay_common.keys import GROUP, RECORD_FIELD, PlatformKeys
-from forebay_common.queue import VersionQueue, create_queues
+from forebay_common.queue import VersionQueue, create_queues, delete_function_keys
 from forebay_common.record import KIND_SYNC, Invocation
 from forebay_common.redis_client import command
 from forebay_common.routing import RoutingEntry, VersionRoute
@@ -36,6 +39,7 @@ class GatewayProcess:
     """`python -m forebay_gateway` on a port of its own; `log` holds what it wrote to stderr."""
 
     def __init__(self, folder: Path, redis: dict[str, Any], prefix: str, **settings: Any) -> None:
+        self.prefix = prefix
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "gateway.log"
@@ -113,21 +117,69 @@ def routing_entry(queue: VersionQueue, **changes: Any) -> RoutingEntry:
     return RoutingEntry(**(members | changes))
 
 
-async def publish(redis: Redis, platform: PlatformKeys, queue: VersionQueue, **changes: Any) -> RoutingEntry:
-    """Make a function known to gateways, with its queues."""
-    await create_queues(redis, queue)
-    entry = routing_entry(queue, **changes)
-    await publish_entry(redis, platform, entry)
-    return entry
-
-
 def echo(record: Invocation) -> Sequence[ReplyFrame]:
     """The payload as it came."""
     return [ReplyFrame(token=record.reply_token, payload=record.payload, duration_us=1500)]
 
 
+@dataclass(frozen=True)
+class Deployed:
+    """A function that gateways know and that nobody serves yet."""
+
+    redis: Redis
+    platform: PlatformKeys
+    queue: VersionQueue
+    entry: RoutingEntry
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.entry.name
+
+    @property
+    def path(self) -> str:
+        """Where it is invoked."""
+        return invoke_path(self.name)
+
+    async def change(self, **changes: Any) -> None:
+        """Publish another entry for it."""
+        await publish_entry(self.redis, self.platform, replace(self.entry, **changes))
+
+    def served(self, answer: Answer) -> contextlib.AbstractAsyncContextManager["FakeInstance"]:
+        """An instance that answers its calls for the length of a block."""
+        return FakeInstance(self.redis, self.platform, self.queue, answer).running()
+
+    async def length(self) -> int:
+        """Sync calls in its queue."""
+        found: int = await command(self.redis, "XLEN", self.queue.sync)
+        return found
+
+
+def invoke_path(reference: str) -> str:
+    """Invoke's path for a function's name, escaped as AWS clients do."""
+    return f"/2015-03-31/functions/{quote(reference, safe='')}/invocations"
+
+
+async def deploy(redis: Redis, platform: PlatformKeys, name: str, **changes: Any) -> Deployed:
+    """Make a function known to gateways, with its queues."""
+    queue = VersionQueue(platform.function("default", name, secrets.token_hex(8)))
+    await create_queues(redis, queue)
+    entry = routing_entry(queue, **changes)
+    await publish_entry(redis, platform, entry)
+    return Deployed(redis, platform, queue, entry)
+
+
+async def remove(function: Deployed) -> None:
+    """Delete a function as the controller does."""
+    await remove_entry(function.redis, function.platform, function.entry.key)
+    await delete_function_keys(function.redis, function.queue.keys)
+
+
 class FakeInstance:
-    """Takes the calls of one function version and replies as it is told; `seen` are the records it has leased."""
+    """Takes the calls of one function version and replies as it is told.
+
+    `seen` are the records it has leased, their payloads fetched when they were claimed.
+    """
 
     def __init__(self, redis: Redis, platform: PlatformKeys, queue: VersionQueue, answer: Answer) -> None:
         self.seen: list[Invocation] = []
@@ -162,10 +214,13 @@ class FakeInstance:
 
     async def _finish(self, stream: str, entry_id: bytes, record: Invocation) -> None:
         self.seen.append(record)
+        body = f"{self._queue.keys.base}:{record.claim}"
+        if record.claim:
+            record.payload = await command(self._redis, "GET", body)
         frames = [frame.encode() for frame in self.answer(record)]
         if record.kind == KIND_SYNC and frames:
             await command(self._redis, "RPUSH", f"{self._platform.prefix}:{record.reply_address}", *frames)
         await command(self._redis, "XACK", stream, GROUP, entry_id)
         await command(self._redis, "XDEL", stream, entry_id)
         if record.claim:
-            await command(self._redis, "UNLINK", f"{self._queue.keys.base}:{record.claim}")
+            await command(self._redis, "UNLINK", body)
