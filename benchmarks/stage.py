@@ -140,8 +140,12 @@ class Stage:
         )  # fmt: skip
         for port in (self.hello_port, self.naive_port, self.port):
             wait_until(partial(listens, port), READY_TIMEOUT_S, f"listening on port {port}")
-        wait_until(lambda: self.call("GET", "/readyz")[0] == 200, READY_TIMEOUT_S, "getting ready")
+        for path in ("/readyz", "/v1/status"):
+            wait_until(partial(self._answers, path), READY_TIMEOUT_S, f"answering {path}")
         self.deploy("echo", ECHO)
+
+    def _answers(self, path: str) -> bool:
+        return self.call("GET", path)[0] == 200
 
     def call(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
@@ -195,12 +199,10 @@ class Stage:
 
 def load(port: int, path: str, *options: str) -> dict[str, float]:
     """Run the load generator as a process of its own. Raises RuntimeError when a request failed."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load", str(port), path, *options],
-        capture_output=True,
-        check=True,
-        timeout=120,
-    )
+    command = [sys.executable, "-m", "benchmarks.load", str(port), path, *options]
+    answer = subprocess.run(command, capture_output=True, check=False, timeout=120)
+    if answer.returncode:
+        raise RuntimeError(f"the load on {path} ended with: {answer.stderr.decode()}")
     figures: dict[str, float] = json.loads(answer.stdout)
     if figures["errors"]:
         raise RuntimeError(f"{figures['errors']:.0f} of {figures['requests']:.0f} requests to {path} failed")

@@ -36,9 +36,9 @@ class InstanceFolder:
         self.sandbox_errors = self.path / "sandbox.err"
         self._record = self.path / "instance.json"
 
-    def create(self) -> Self:
-        """Make the folder; only its owner enters it, the sandbox binds the parts that handlers see."""
-        self.path.mkdir(mode=0o700, parents=True)
+    def create(self, mode: int) -> Self:
+        """Make the folder with this mode: 0700 where the sandbox binds the parts that handlers see."""
+        self.path.mkdir(mode=mode, parents=True)
         self.socket.parent.mkdir(mode=0o755)
         self.tmp.mkdir()
         self.tmp.chmod(0o1777)

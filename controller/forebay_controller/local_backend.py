@@ -20,10 +20,11 @@ from forebay_common import limits
 from forebay_common.names import LATEST, function_arn
 from forebay_common.redis_client import RedisSettings
 from forebay_common.spec import FunctionSpec
+from forebay_controller.boto_folder import compile_for
 from forebay_controller.environment import RUNTIME_DIR, TASK_ROOT, handler_environment
 from forebay_controller.instance_folder import InstanceFolder, InstanceRecord
 from forebay_controller.interfaces import ExitReport, InstanceStartError, RunningInstance
-from forebay_controller.interpreters import find_interpreter
+from forebay_controller.interpreters import Interpreter, find_interpreter, own_interpreter
 from forebay_controller.process_watch import WatchedProcess
 
 INIT_TIMEOUT_MIN_MS = 30_000
@@ -31,13 +32,20 @@ LOG_FILE_MAX_BYTES = 8 * limits.MIB
 LOG_FILES_MAX = 20
 LOG_CHECK_S = 10
 UNPRIVILEGED_UID = 65_534
+LAST_ANSWERS_S = 1.0
+NAMESPACES = "namespaces"
+PROCESS_GROUP = "process_group"
+OPEN_DIR = 0o711
 
 SANDBOX = Path(forebay_handlers.__file__).with_name("sandbox.py")
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """What every instance of this machine shares. `isolation` is `namespaces` or `process_group`."""
+    """What every instance of this machine shares. `isolation` is `namespaces` or `process_group`.
+
+    `code_dir` holds unpacked code, one folder for each package.
+    """
 
     prefix: str
     redis: RedisSettings
@@ -46,6 +54,7 @@ class LocalSettings:
     gateway_url: str
     run_dir: Path
     data_dir: Path
+    code_dir: Path
     boto_dir: Path
     isolation: str
     retry_delays_s: tuple[float, ...]
@@ -80,10 +89,15 @@ class LocalBackend:
     def __init__(self, settings: LocalSettings) -> None:
         self._settings = settings
         self._parent = settings.run_dir / "instances"
+        # Without a mount namespace another uid reaches its socket and code by our own paths: these may be passed
+        # through, and each file in them keeps its own mode.
+        self._paths_are_shared = settings.isolation != NAMESPACES and os.geteuid() == 0
         self._instances: dict[str, _Instance] = {}
         self._latest_code: dict[str, str] = {}
         self._report: ExitReport = _ignore
         self._log_task: asyncio.Task[None] | None = None
+        # The platform's own interpreter finds boto3 compiled, since it was installed by it.
+        self._compiled = {own_interpreter().executable}
 
     def instances(self) -> Mapping[str, RunningInstance]:
         """Those that run, also ones that an earlier controller started."""
@@ -125,7 +139,7 @@ class LocalBackend:
 
     async def adopt(self, functions: Mapping[str, FunctionSpec]) -> None:
         """Watch the instances that an earlier controller left, and clear away what is left of dead ones."""
-        self._parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._parent.mkdir(mode=OPEN_DIR if self._paths_are_shared else 0o700, parents=True, exist_ok=True)
         for path in sorted(self._parent.iterdir()):
             if path.name in self._instances:
                 continue
@@ -163,9 +177,12 @@ class LocalBackend:
         runtime, sandbox = instance.runtime, instance.sandbox
         runtime_gone = runtime is None or runtime.gone
         if not (runtime_gone and (sandbox is None or sandbox.gone)):
-            # A runtime that lost its handlers' program answers its calls before it ends by itself.
             if runtime_gone:
                 _end(instance)
+            else:
+                # A runtime that lost its handlers' program answers its calls and ends by itself; one whose handlers'
+                # program never came would wait for it.
+                asyncio.get_running_loop().call_later(LAST_ANSWERS_S, _end, instance)
             return
         reason = self._reason(instance)
         del self._instances[instance.running.instance_id]
@@ -186,16 +203,17 @@ class LocalBackend:
 
     def _write_files(self, spec: FunctionSpec, folder: InstanceFolder, instance_id: str) -> None:
         settings = self._settings
-        folder.create()
+        folder.create(OPEN_DIR if self._paths_are_shared else 0o700)
         code_dir = self._code_folder(spec.code_sha256)
         code_dir.mkdir(parents=True, exist_ok=True)
         log_dir = settings.data_dir / "logs" / spec.name
         log_dir.mkdir(parents=True, exist_ok=True)
         _drop_oldest(log_dir)
-        inside = settings.isolation == "namespaces"
+        inside = settings.isolation == NAMESPACES
         boto_path = RUNTIME_DIR if inside else str(settings.boto_dir)
         task_root = TASK_ROOT if inside else str(code_dir)
         interpreter = find_interpreter(spec.runtime)
+        self._compile_boto(interpreter)
         folder.write(
             folder.settings,
             {
@@ -253,6 +271,13 @@ class LocalBackend:
             },
         )
 
+    def _compile_boto(self, interpreter: Interpreter) -> None:
+        """Beside the first start for an interpreter, so that later ones import boto3 quickly."""
+        if interpreter.executable not in self._compiled:
+            self._compiled.add(interpreter.executable)
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, compile_for, interpreter.executable, self._settings.boto_dir)
+
     def _spawn_runtime(self, folder: InstanceFolder) -> subprocess.Popen[bytes]:
         command = [
             sys.executable, "-m", "forebay_runtime",
@@ -268,7 +293,7 @@ class LocalBackend:
         return _spawn(command, folder.sandbox_errors, {})
 
     def _code_folder(self, code_sha256: str) -> Path:
-        return self._settings.data_dir / "code" / code_sha256 / "task"
+        return self._settings.code_dir / code_sha256 / "task"
 
     def _forget_code(self, instance: _Instance) -> None:
         """Remove the unpacked code of an old revision once its last instance is gone."""
@@ -278,7 +303,7 @@ class LocalBackend:
 
     def _remove_unused_code(self) -> None:
         in_use = {other.code_sha256 for other in self._instances.values()} | set(self._latest_code.values())
-        parent = self._settings.data_dir / "code"
+        parent = self._settings.code_dir
         for path in parent.iterdir() if parent.is_dir() else ():
             if path.name not in in_use:
                 shutil.rmtree(path, ignore_errors=True)

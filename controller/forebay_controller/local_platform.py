@@ -11,10 +11,15 @@ from pathlib import Path
 
 from forebay_common.redis_client import RedisSettings
 from forebay_controller.boto_folder import make_boto_folder
-from forebay_controller.local_backend import SANDBOX, LocalBackend, LocalSettings
+from forebay_controller.local_backend import (
+    NAMESPACES,
+    OPEN_DIR,
+    PROCESS_GROUP,
+    SANDBOX,
+    LocalBackend,
+    LocalSettings,
+)
 
-NAMESPACES = "namespaces"
-PROCESS_GROUP = "process_group"
 _PROBE_TIMEOUT_S = 10
 
 
@@ -53,9 +58,9 @@ async def make_local_backend(
     retry_delays_s: tuple[float, ...],
 ) -> LocalBackend:
     """The backend of this machine. Raises OSError when the data dir cannot be written."""
-    isolation, boto_dir = await asyncio.gather(
-        asyncio.to_thread(probe_isolation), asyncio.to_thread(_boto_folder, data_dir)
-    )
+    isolation = await asyncio.to_thread(probe_isolation)
+    shared = await asyncio.to_thread(_shared_folder, isolation.kind, run_dir, data_dir)
+    boto_dir = await asyncio.to_thread(_boto_folder, shared)
     return LocalBackend(
         LocalSettings(
             prefix=prefix,
@@ -65,6 +70,7 @@ async def make_local_backend(
             gateway_url=gateway_url,
             run_dir=run_dir,
             data_dir=data_dir,
+            code_dir=shared / "code",
             boto_dir=boto_dir,
             isolation=isolation.kind,
             retry_delays_s=retry_delays_s,
@@ -73,8 +79,16 @@ async def make_local_backend(
     )
 
 
-def _boto_folder(data_dir: Path) -> Path:
+def _shared_folder(isolation: str, run_dir: Path, data_dir: Path) -> Path:
+    """Where code lies that handlers read: not under root's home when they reach it as another uid by its own path."""
+    if isolation == PROCESS_GROUP and os.geteuid() == 0:
+        run_dir.chmod(OPEN_DIR)
+        return run_dir
+    return data_dir
+
+
+def _boto_folder(parent: Path) -> Path:
     try:
-        return make_boto_folder(data_dir / "boto")
+        return make_boto_folder(parent / "boto")
     except metadata.PackageNotFoundError as error:
         raise FileNotFoundError(f"{error}: install forebay[controller], which brings boto3 for functions") from error
