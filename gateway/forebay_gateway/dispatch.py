@@ -19,7 +19,7 @@ from forebay_common.tlv import CLAIM, INLINE, pack_field
 from forebay_gateway import admission, counters, lambda_errors, wake
 from forebay_gateway.counters import Counters, FunctionCounters
 from forebay_gateway.deadlines import Deadlines
-from forebay_gateway.identifiers import RandomSource
+from forebay_gateway.identifiers import RandomSource, uuid_text
 from forebay_gateway.lambda_errors import ClientLeft, Refusal
 from forebay_gateway.redis_link import NotConnected, RedisLink, RedisUnavailable, Sink, ignore, sink_of
 from forebay_gateway.replies import Reply, ReplyReader, Waiting
@@ -50,12 +50,13 @@ class SyncCall(Waiting):
     be taken back as soon as its place is known.
     """
 
-    __slots__ = ("body_key", "dispatcher", "entry_id", "function", "over", "slot", "stream")
+    __slots__ = ("body_key", "dispatcher", "entry_id", "function", "invocation_id", "over", "slot", "stream")
 
-    def __init__(self, dispatcher: "Dispatcher", function: Function, token: bytes) -> None:
+    def __init__(self, dispatcher: "Dispatcher", function: Function, token: bytes, invocation_id: bytes) -> None:
         super().__init__(token, function.base, dispatcher.loop.create_future())
         self.dispatcher = dispatcher
         self.function = function
+        self.invocation_id = invocation_id
         self.entry_id: bytes | None = None
         self.stream = b""
         self.body_key = b""
@@ -94,8 +95,19 @@ class SyncCall(Waiting):
         """The client has closed its connection."""
         self.fail(ClientLeft())
 
+    def taken_back(self, reply: Any) -> None:
+        """Sink of the cancellation: count what it came to."""
+        totals = self.dispatcher.totals
+        if reply == 1:
+            totals.cancelled += 1
+            return
+        totals.not_cancelled += 1
+        if isinstance(reply, hiredis.ReplyError):
+            fields = {"invocation_id": uuid_text(self.invocation_id), "function": self.function.key}
+            _log.warning("a call could not be cancelled: %s", reply, extra=fields)
+
     def _cancelled(self, reply: Any) -> None:
-        self.dispatcher.count_cancelled(reply)
+        self.taken_back(reply)
         self.entry_id = None
         self.fail(lambda_errors.not_started() if reply == 1 else lambda_errors.wait_over())
 
@@ -120,7 +132,7 @@ class Dispatcher:
         self._waiting = replies.waiting
         self._table = table
         self._deadlines = deadlines
-        self._totals = totals
+        self.totals = totals
         self._key_start = f"{namespace}/"
         self._waiting_max = waiting_max
 
@@ -138,7 +150,7 @@ class Dispatcher:
         except RedisUnavailable:
             raise lambda_errors.unavailable(AWAY) from None
         if found is None:
-            self._totals.unknown_functions += 1
+            self.totals.unknown_functions += 1
         return found
 
     def sync(
@@ -167,7 +179,7 @@ class Dispatcher:
             len(payload),
             own=load.sync_waiting,
             others=load.sync_sample.others(now_s),
-            waiting_total=self._totals.waiting,
+            waiting_total=self.totals.waiting,
             waiting_max=self._waiting_max,
             now_ms=time.time() * 1000,
         )
@@ -175,7 +187,7 @@ class Dispatcher:
             self._sample_sync(function, route, now_s)
             raise counted(function, refusal)
         wait_ms = admission.wait_ms(entry, route.timeout_ms, asked_wait_ms)
-        call = SyncCall(self, function, self.random.take())
+        call = SyncCall(self, function, self.random.take(), invocation_id)
         flags = record.FLAG_LOG_TAIL if log_tail else 0
         fixed = _HEADER(
             record.VERSION, record.KIND_SYNC, flags, 0, 0, route.revision, wait_ms, route.timeout_ms, 0, invocation_id
@@ -266,16 +278,7 @@ class Dispatcher:
         """Nobody waits for this call any more: it need not run, unless it has been leased."""
         call.over = True
         if call.entry_id is not None:
-            self.cancel(call, self.count_cancelled)
-
-    def count_cancelled(self, reply: Any) -> None:
-        """Count what a cancellation came to."""
-        if reply == 1:
-            self._totals.cancelled += 1
-            return
-        self._totals.not_cancelled += 1
-        if isinstance(reply, hiredis.ReplyError):
-            _log.warning("a call could not be cancelled: %s", reply)
+            self.cancel(call, call.taken_back)
 
     def drop_body(self, body_key: bytes) -> None:
         """Delete the payload of a call that is not in the queue; its expiry does the same later."""
@@ -285,7 +288,7 @@ class Dispatcher:
 
     async def _answer(self, call: SyncCall, connection: Connection | None, accepted_s: float) -> Reply:
         """Wait for an appended call to be settled, whatever settles it."""
-        function, totals = call.function, self._totals
+        function, totals = call.function, self.totals
         self._waiting[call.token] = call
         totals.waiting += 1
         function.counters.waiting += 1

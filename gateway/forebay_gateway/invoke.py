@@ -12,7 +12,7 @@ from forebay_common import frames, limits, record
 from forebay_common.names import LATEST, function_arn, parse_reference
 from forebay_common.tlv import pack_field
 from forebay_gateway import admission, lambda_errors
-from forebay_gateway.dispatch import Dispatcher
+from forebay_gateway.dispatch import Dispatcher, counted
 from forebay_gateway.identifiers import uuid_text
 from forebay_gateway.lambda_errors import CONTENT_TYPE, ClientLeft, Refusal
 from forebay_gateway.payload_check import json_problem
@@ -44,6 +44,8 @@ TRACE_ID_MAX_BYTES = 512
 EMPTY_EVENT = b"{}"
 
 _TARGETS_MAX = 4_096
+_TARGET_MAX_BYTES = 256
+"""How many paths are remembered, and how long one with its query may be."""
 _NAME = re.compile(NAME_PATTERN)
 _QUALIFIER = re.compile(QUALIFIER_PATTERN)
 _UNSUPPORTED = {
@@ -117,13 +119,13 @@ class InvokeHandler:
             function = dispatcher.known_function(target.name) or await self._function(target)
             route = function.routes.get(target.version)
             if route is None:
-                raise lambda_errors.not_found(target.arn)
+                raise counted(function, lambda_errors.not_found(target.arn))
             if request.invocation_type != admission.REQUEST_RESPONSE:
                 status, answer, body = await self._other(
                     function, route, target, request, headers, receive, invocation_id
                 )
             else:
-                payload = await self._payload(headers, receive, admission.REQUEST_RESPONSE)
+                payload = await self._payload(function, headers, receive, admission.REQUEST_RESPONSE)
                 reply = await dispatcher.sync(
                     function,
                     route,
@@ -164,11 +166,11 @@ class InvokeHandler:
         invocation_id: bytes,
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         """Status, headers and body for Event and DryRun. Raises Refusal or ClientLeft."""
-        payload = await self._payload(headers, receive, request.invocation_type)
+        payload = await self._payload(function, headers, receive, request.invocation_type)
         if request.invocation_type == DRY_RUN:
             refusal = admission.state_refusal(function.entry)
             if refusal is not None:
-                raise refusal
+                raise counted(function, refusal)
             return _STATUS_DRY_RUN, [], b""
         await self._dispatcher.accept_async(
             function,
@@ -186,28 +188,34 @@ class InvokeHandler:
         found = self._targets.get((segment, query))
         if found is None:
             found = parse_target(segment, query, self._region, self._account)
-            if len(self._targets) >= _TARGETS_MAX:
-                self._targets.clear()
-            self._targets[segment, query] = found
+            if len(segment) + len(query) <= _TARGET_MAX_BYTES:
+                if len(self._targets) >= _TARGETS_MAX:
+                    self._targets.clear()
+                self._targets[segment, query] = found
         return found
 
-    async def _payload(self, headers: Mapping[bytes, bytes], receive: Receive, invocation_type: str) -> bytes:
+    async def _payload(
+        self, function: Function, headers: Mapping[bytes, bytes], receive: Receive, invocation_type: str
+    ) -> bytes:
         """The payload, found to be acceptable as far as that is looked at here. Raises Refusal or ClientLeft."""
         length = headers.get(b"content-length")
-        if length is not None and len(length) > _SMALL_LENGTH_DIGITS:
-            refusal = admission.size_refusal(declared_length(length), invocation_type)
-            if refusal is not None:
-                raise refusal
-        message = await receive()
-        payload: bytes = message.get("body", b"")
-        if message["type"] == "http.disconnect" or message.get("more_body") or len(payload) > _SMALL_BYTES:
-            limit = admission.payload_limit(invocation_type)
-            payload = await self._bodies.read_on(message, receive, limit)
-        if not payload:
-            return EMPTY_EVENT
-        problem = json_problem(payload)
-        if problem:
-            raise lambda_errors.invalid_content(f"Could not parse request body into json: {problem}")
+        try:
+            if length is not None and len(length) > _SMALL_LENGTH_DIGITS:
+                refusal = admission.size_refusal(declared_length(length), invocation_type)
+                if refusal is not None:
+                    raise refusal
+            message = await receive()
+            payload: bytes = message.get("body", b"")
+            if message["type"] == "http.disconnect" or message.get("more_body") or len(payload) > _SMALL_BYTES:
+                limit = admission.payload_limit(invocation_type)
+                payload = await self._bodies.read_on(message, receive, limit)
+            if not payload:
+                return EMPTY_EVENT
+            problem = json_problem(payload)
+            if problem:
+                raise lambda_errors.invalid_content(f"Could not parse request body into json: {problem}")
+        except Refusal as refused:
+            raise counted(function, refused) from None
         return payload
 
 
