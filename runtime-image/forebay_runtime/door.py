@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HELLO_WAIT_S = 5.0
 _ANONYMOUS_MAX = 64
 _BACKLOG = 128
-_PATH_MAX_BYTES = 100
+_STAGED_NAME_CHARS = 60
 
 
 class Door:
@@ -93,21 +93,23 @@ class Door:
 
 
 def _listen(path: str) -> socket.socket:
-    """The instance's socket. Its folder keeps strangers out; handlers run as another user, so the mode lets all in."""
+    """The instance's socket; it appears under its name only once it takes connections.
+
+    Its folder keeps strangers out; handlers run as another user, so its mode lets all in. A socket's address is
+    short: the folder's descriptor gives a deep one a short name.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    if os.path.lexists(path):
-        os.unlink(path)
     folder, name = os.path.split(path)
-    if len(os.fsencode(path)) > _PATH_MAX_BYTES:
-        # A socket's address is short; the folder's descriptor gives it a short name.
-        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            listener.bind(f"/proc/self/fd/{descriptor}/{name}")
-        finally:
-            os.close(descriptor)
-    else:
-        listener.bind(path)
-    os.chmod(path, 0o666)  # noqa: S103 - see above
-    listener.listen(_BACKLOG)
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        staged = f"/proc/self/fd/{descriptor}/{name[:_STAGED_NAME_CHARS]}.new"
+        if os.path.lexists(staged):
+            os.unlink(staged)
+        listener.bind(staged)
+        os.chmod(staged, 0o666)  # noqa: S103 - see above
+        listener.listen(_BACKLOG)
+        os.rename(staged, path)
+    finally:
+        os.close(descriptor)
     listener.setblocking(False)
     return listener

@@ -207,7 +207,7 @@ class Handlers:
         return (
             f'{{"mode":{quote(settings.mode)},"task_root":{quote(settings.task_root)},'
             f'"handler":{quote(settings.handler)},"env":{{{env}}},"memory_mb":{settings.memory_mb},'
-            f'"boto_path":{quote(settings.boto_path)},"runtime_api_base_port":0}}'
+            f'"boto_path":{quote(settings.boto_path)}}}'
         )
 
     # --- the supervisor

@@ -101,6 +101,8 @@ class Instance:
     def end_of_turn(self) -> None:
         """Send what this turn led to."""
         self._handlers.flush()
+        # Whoever has an answer finds its log.
+        self._book.flush()
         if self._code.wanted:
             self._code.fetch(self._writer)
         read = None
@@ -115,7 +117,6 @@ class Instance:
             self._reader.send(read)
         self._reader.link.flush()
         self._writer.flush()
-        self._book.flush()
         if self._heartbeat.state in {DRAINING, FAILED} or self._reader.deleted:
             self._go_on_ending()
 

@@ -166,7 +166,7 @@ class Peer:
         while end - offset >= _HEADER_BYTES:
             length, kind = wire.HEADER.unpack_from(data, offset)
             if not 0 < length <= self.max_bytes:
-                if self.on_oversize is not None:
+                if length and self.on_oversize is not None:
                     self.on_oversize(kind)
                 self._end(f"a frame of {length} bytes")
                 return

@@ -29,7 +29,7 @@ from forebay_common.record import Invocation
 from forebay_common.redis_client import command
 from forebay_handlers import wire
 from support.queue_side import PROCESS, append, call
-from support.waiting import wait_until_async
+from support.waiting import wait_until, wait_until_async
 
 ZYGOTE = Path(forebay_handlers.__file__).with_name("zygote.py")
 WAIT_S = 15.0
@@ -62,6 +62,7 @@ class RuntimeRig:
         self.log_path = self.folder / "fn.log"
         self.credentials = credentials
         self.zip = b""
+        self.removes_keys = True
         self.settings: dict[str, Any] = {
             "prefix": prefix,
             "instance_id": self.instance_id,
@@ -87,7 +88,8 @@ class RuntimeRig:
             "init_timeout_ms": 10_000,
             "log_path": str(self.log_path),
         }
-        self._sub: list[subprocess.Popen[bytes]] = []
+        self._played = contextlib.ExitStack()
+        self._processes: list[subprocess.Popen[bytes]] = []
         self.runtime: subprocess.Popen[bytes]
         self.handlers: subprocess.Popen[bytes]
 
@@ -119,7 +121,7 @@ class RuntimeRig:
                 stderr=errors,
                 stdout=subprocess.DEVNULL,
             )
-        self._sub.append(self.runtime)
+        self._processes.append(self.runtime)
 
     def start_handlers(self) -> None:
         """Start the real handlers' program, without a sandbox."""
@@ -130,7 +132,7 @@ class RuntimeRig:
                 stderr=errors,
                 stdout=errors,
             )
-        self._sub.append(self.handlers)
+        self._processes.append(self.handlers)
 
     async def run(self, code: str | bytes = ECHO, **settings: Any) -> Self:
         """Everything, until the instance says that it is ready."""
@@ -176,7 +178,7 @@ class RuntimeRig:
         frames: dict[bytes, ReplyFrame] = {}
         key = self.platform_keys.reply(PROCESS)
         for _ in range(count):
-            answer = await asyncio.wait_for(self.redis.blpop([key], timeout=WAIT_S), WAIT_S + 1)
+            answer = await command(self.redis, "BLPOP", key, WAIT_S)
             assert answer is not None, f"{len(frames)} of {count} replies came; the runtime wrote: {self.errors()}"
             frame = ReplyFrame.decode(answer[1])
             frames[frame.token] = frame
@@ -202,13 +204,25 @@ class RuntimeRig:
         pending: dict[str, Any] = await self.redis.xpending(stream, "g")
         return length, int(pending["pending"])
 
-    async def close(self) -> None:
-        """End every process and remove every key and file."""
-        for process in self._sub:
+    async def play_handlers(self) -> "PlayedHandlers":
+        """Play the handlers' program once the runtime listens."""
+
+        path = Path(self.settings["socket_path"])
+        await asyncio.to_thread(wait_until, path.exists, f"the runtime listens; it wrote: {self.errors()}", WAIT_S)
+        return await asyncio.to_thread(PlayedHandlers, path, self._played)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._played.close()
+        for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             process.wait(WAIT_S)
         shutil.rmtree(self.folder, ignore_errors=True)
+        if not self.removes_keys:
+            return
         async for key in self.redis.scan_iter(match=f"{self.platform_keys.prefix}:*"):
             await self.redis.unlink(key)
 
@@ -216,8 +230,9 @@ class RuntimeRig:
 class PlayedHandlers:
     """The handlers' program played by a test: blocking frames over the real socket, and nothing done by itself."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: Path, played: contextlib.ExitStack) -> None:
         self._path = path
+        self._played = played
         self.supervisor = self.connect()
         self.supervisor.sendall(wire.pack(wire.HELLO_SUPERVISOR, b'{"pid": 1, "python": "3"}'))
         kind, body = read_frame(self.supervisor)
@@ -226,9 +241,9 @@ class PlayedHandlers:
 
     def connect(self) -> socket.socket:
         """A new connection to the instance's socket."""
-        connection = socket.socket(socket.AF_UNIX)
+        connection = self._played.enter_context(socket.socket(socket.AF_UNIX))
         connection.settimeout(WAIT_S)
-        connection.connect(self._path)
+        connection.connect(str(self._path))
         return connection
 
     def next_order(self) -> tuple[int, bytes]:
@@ -255,6 +270,7 @@ class PlayedHandlers:
     def handler(self, slot: int, token: bytes, *, ready: bool = True) -> "PlayedHandler":
         """A handler process's connection, after its hello (and its init)."""
         handler = PlayedHandler(self.connect(), slot, token)
+        self._played.callback(handler.close)
         if ready:
             handler.connection.sendall(wire.pack(wire.INIT_DONE, wire.U32.pack(1500)))
         return handler
@@ -287,8 +303,10 @@ class PlayedHandler:
 
     def close(self) -> None:
         """End it."""
-        self.connection.close()
-        os.close(self.log)
+        if self.log >= 0:
+            self.connection.close()
+            os.close(self.log)
+            self.log = -1
 
 
 def read_frame(connection: socket.socket) -> tuple[int, bytes]:
