@@ -38,6 +38,8 @@ RETRY_PAUSE_S = 0.25
 FAIL_WAIT_S = 3.0
 """How long an instance that has failed tries to tell Redis about its calls before it ends all the same."""
 LEAVE_PAUSE_S = 0.1
+FIRST_RESULTS_S = 0.02
+WORKING_HEARTBEAT_S = 1.0
 CANCELLED = "Cancelled"
 # Results of a quick handler's batch wait this long for each other, so that they share their commands.
 _TOGETHER_S = 0.001
@@ -74,6 +76,8 @@ class Instance:
         self._clock_asked = 0.0
         self._leaving = False
         self._announce = True
+        self._told_done = 0
+        self._worked = False
 
     # --- start
 
@@ -158,6 +162,11 @@ class Instance:
         self, call: Call, payload: bytes, *, failed: bool, duration_us: int, init_us: int, cold: bool
     ) -> None:
         """A call is over: its answer, or its event's next step."""
+        if not self._worked:
+            self._worked = True
+            # How long the handler takes decides how many instances a burst is worth: the first figure is urgent.
+            self._announce = True
+            self._beat_timer.set(self._loop.now + FIRST_RESULTS_S)
         if call.kind == SYNC:
             error_kind = ERROR_FUNCTION if failed else ERROR_NONE
             self._finisher.reply(call, payload, error_kind, FLAG_COLD if cold else 0, duration_us, init_us)
@@ -248,9 +257,11 @@ class Instance:
     # --- heartbeat
 
     def _on_beat(self) -> None:
-        self._beat_timer.set(self._loop.now + HEARTBEAT_S)
+        worked = self._handlers.done != self._told_done
+        self._beat_timer.set(self._loop.now + (WORKING_HEARTBEAT_S if worked else HEARTBEAT_S))
         if not self._writer.up:
             return
+        self._told_done = self._handlers.done
         data, count = self._heartbeat.beat(
             in_flight=len(self._leases),
             done=self._handlers.done,

@@ -88,7 +88,7 @@ class RuntimeRig:
             "init_timeout_ms": 10_000,
             "log_path": str(self.log_path),
         }
-        self._played = contextlib.ExitStack()
+        self.played = contextlib.ExitStack()
         self._processes: list[subprocess.Popen[bytes]] = []
         self.runtime: subprocess.Popen[bytes]
         self.handlers: subprocess.Popen[bytes]
@@ -209,13 +209,13 @@ class RuntimeRig:
 
         path = Path(self.settings["socket_path"])
         await asyncio.to_thread(wait_until, path.exists, f"the runtime listens; it wrote: {self.errors()}", WAIT_S)
-        return await asyncio.to_thread(PlayedHandlers, path, self._played)
+        return await asyncio.to_thread(PlayedHandlers, path, self.played)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._played.close()
+        self.played.close()
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -232,7 +232,7 @@ class PlayedHandlers:
 
     def __init__(self, path: Path, played: contextlib.ExitStack) -> None:
         self._path = path
-        self._played = played
+        self.played = played
         self.supervisor = self.connect()
         self.supervisor.sendall(wire.pack(wire.HELLO_SUPERVISOR, b'{"pid": 1, "python": "3"}'))
         kind, body = read_frame(self.supervisor)
@@ -241,7 +241,7 @@ class PlayedHandlers:
 
     def connect(self) -> socket.socket:
         """A new connection to the instance's socket."""
-        connection = self._played.enter_context(socket.socket(socket.AF_UNIX))
+        connection = self.played.enter_context(socket.socket(socket.AF_UNIX))
         connection.settimeout(WAIT_S)
         connection.connect(str(self._path))
         return connection
@@ -270,7 +270,7 @@ class PlayedHandlers:
     def handler(self, slot: int, token: bytes, *, ready: bool = True) -> "PlayedHandler":
         """A handler process's connection, after its hello (and its init)."""
         handler = PlayedHandler(self.connect(), slot, token)
-        self._played.callback(handler.close)
+        self.played.callback(handler.close)
         if ready:
             handler.connection.sendall(wire.pack(wire.INIT_DONE, wire.U32.pack(1500)))
         return handler
