@@ -66,7 +66,12 @@ class FunctionState:
         return Tempo.COLD
 
     def reports_due(self, now_s: float) -> bool:
-        """Whether the heartbeats have to be read with the next look."""
+        """Whether the heartbeats have to be read with the next look.
+
+        Before the first results every look asks for them: what is started meanwhile is started blindly.
+        """
+        if self.demand.handler_s is None:
+            return True
         settled = all(i.state in (State.IDLE, State.BUSY) for i in self.instances.values())
         return not settled or now_s - self.reports_s >= REPORTS_EVERY_S
 
@@ -96,9 +101,14 @@ class FunctionState:
         )
 
     def note_needed(self, now_s: float, decision: Decision) -> None:
-        """Remember what the load needs, also what only the counters have seen of it."""
+        """Remember what the load needs, also what only the counters have seen of it.
+
+        Before the first results the need is a guess that errs on the side of starting. It is not remembered, or the
+        instances that a first burst of short calls turns out not to need would stay for the whole idle window.
+        """
         used = math.ceil(self.demand.slots_used(now_s) / self.spec.scale.concurrency)
-        self.demand.note_needed(now_s, min(max(decision.needed, used), self.spec.scale.max_instances))
+        needed = used if self.demand.handler_s is None else max(decision.needed, used)
+        self.demand.note_needed(now_s, min(needed, self.spec.scale.max_instances))
 
     @property
     def hopeless(self) -> bool:

@@ -139,7 +139,8 @@ class Reconciler:
             state.reports_s = now_s
         self._count(now_s)
         for state, queue_state in zip(states, seen, strict=True):
-            self._look_at(state, queue_state, reports, now_s)
+            if self.states.get(state.spec.uid) is state:  # else it was forgotten while it was read
+                self._look_at(state, queue_state, reports, now_s)
 
     def _count(self, now_s: float) -> None:
         instances = [i for state in self._populated.values() for i in state.instances.values()]
@@ -154,10 +155,14 @@ class Reconciler:
 
     def _take_up(self, state: FunctionState, running: Mapping[str, RunningInstance]) -> None:
         """Adopt instances that an earlier controller started, and let go of those whose end nobody reported."""
-        for instance_id, known in running.items():
-            if instance_id not in state.instances:
-                started_s = known.started_at_ms / 1000 - self._unix_offset_s
-                state.instances[instance_id] = Instance(instance_id, known.revision, started_s, adopted=True)
+        adopted = running.keys() - state.instances.keys()
+        for instance_id in adopted:
+            known = running[instance_id]
+            started_s = known.started_at_ms / 1000 - self._unix_offset_s
+            state.instances[instance_id] = Instance(instance_id, known.revision, started_s, adopted=True)
+        if adopted:
+            # What they were needed for is not known: they stay for an idle window, as if it had been just now.
+            state.demand.note_needed(self._clock(), len(adopted))
         for instance_id in [*state.instances]:
             if instance_id not in running and instance_id not in self._actions.being_started:
                 self._actions.exited(state, instance_id, "it is gone, and nobody saw it end")

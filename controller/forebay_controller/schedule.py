@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from redis.exceptions import RedisError
 
@@ -66,7 +67,7 @@ class Schedule:
             uids = list(self._known())
             self._sweep = iter(uids)
             self._sweep_slice = math.ceil(len(uids) / SWEEP_TICKS)
-        self._due.update((uid, None) for uid, _ in zip(self._sweep, range(self._sweep_slice), strict=False))
+        self._due.update(dict.fromkeys(islice(self._sweep, self._sweep_slice)))
         self._ticks += 1
         if self._due:
             self._some_due.set()
@@ -95,7 +96,7 @@ class Schedule:
 
     def take(self) -> list[str]:
         """The next batch that is due."""
-        batch = [uid for uid, _ in zip(self._due, range(BATCH_MAX), strict=False)]
+        batch = [*islice(self._due, BATCH_MAX)]
         for uid in batch:
             del self._due[uid]
         if not self._due:

@@ -118,17 +118,18 @@ class Rig:
         self.source = ScriptedSource()
         self.backend = ScriptedBackend()
         self.controller = self.new_controller()
+        self._created: dict[str, FunctionSpec] = {}
 
     def new_controller(self) -> Controller:
         return Controller(self.redis, self.platform, self.source, self.backend, settings=self.settings)
 
     async def close(self) -> None:
         """Stop, and remove what functions leave."""
+        await self.controller.leave()
         for instance_id in list(self.backend.running):
-            await command(self.redis, "UNLINK", *self.instance_keys(instance_id))
-            self.backend.end(instance_id, "")
+            await self.leave(instance_id)
         await self.controller.stop()
-        for spec in self.source.specs.values():
+        for spec in self._created.values():
             await delete_function_keys(self.redis, self.queue(spec).keys)
         await command(self.redis, "UNLINK", self.platform.reply("test"))
 
@@ -142,6 +143,7 @@ class Rig:
             namespace="default", name=f"f{uid}", uid=uid, runtime="python3.13", handler="app.handler",
             code_sha256="0" * 64, code_size=1, timeout_s=timeout_s, scale=ScaleSpec(**scale),
         )  # fmt: skip
+        self._created[uid] = spec
         await create_queues(self.redis, self.queue(spec))
         self.source.put(spec)
         return spec
@@ -175,9 +177,8 @@ class Rig:
     async def beat(self, instance_id: str, state: str = "ready", **fields: Any) -> None:
         """An instance's heartbeat, with its control stream, announced as a runtime does."""
         spec, keys = self._of(instance_id)
-        await command(
-            self.redis, "XGROUP", "CREATE", keys.control(instance_id), GROUP, "0", "MKSTREAM", "ENTRIESREAD", 0
-        ) if (not await command(self.redis, "EXISTS", keys.control(instance_id))) else None
+        if not await command(self.redis, "EXISTS", keys.control(instance_id)):
+            await command(self.redis, "XGROUP", "CREATE", keys.control(instance_id), GROUP, "0", "MKSTREAM")
         values = {"state": state, "revision": self.backend.running[instance_id].revision, **fields}
         pairs = [part for pair in values.items() for part in pair]
         await command(self.redis, "HSET", keys.instance(instance_id), *pairs)
@@ -227,7 +228,7 @@ class Rig:
         return keys.instance(instance_id), keys.control(instance_id)
 
     def _of(self, instance_id: str) -> tuple[FunctionSpec, Any]:
-        spec = self.source.specs[self.backend.running[instance_id].uid]
+        spec = self._created[self.backend.running[instance_id].uid]
         return spec, self.queue(spec).keys
 
 

@@ -1,0 +1,64 @@
+"""Leases of an instance that fell silent, and reply lists of gateways that are gone: found by the reaper."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from forebay_common.frames import ERROR_INSTANCE_LOST
+from forebay_controller.controller import ControllerSettings
+from support.controller_rig import Rig, until
+from support.waiting import wait_until_async
+
+pytestmark = pytest.mark.usefixtures("no_leaked_keys")
+
+
+@pytest.fixture
+async def rig(redis: Redis, prefix: str) -> AsyncIterator[Rig]:
+    rig = Rig(redis, prefix, ControllerSettings(lease_ms=300, reap_every_s=0.05))
+    await rig.controller.start()
+    yield rig
+    await rig.close()
+
+
+async def test_a_paused_instances_leases_are_over_when_neither_it_nor_they_are_renewed(rig: Rig) -> None:
+    spec = await rig.create()
+    await rig.call(spec)
+    await until(lambda: rig.backend.started, "an instance is started")
+    paused = rig.backend.started[0]
+    await rig.beat(paused)
+    await rig.lease(paused)
+    await until(lambda: rig.controller.get_status(spec.uid).busy == 1, "it is busy")
+    await rig.redis.unlink(*rig.instance_keys(paused))
+    (reply,) = await rig.replies(1)
+    assert reply.error_kind == ERROR_INSTANCE_LOST
+    assert paused in rig.backend.running, "it is left to come back, or to be killed when it stays silent"
+    await until(lambda: rig.controller.get_status(spec.uid).capacity == 0, "it is no capacity")
+
+
+async def test_a_lease_older_than_its_time_is_kept_while_the_instance_says_that_it_lives(rig: Rig) -> None:
+    spec = await rig.create()
+    await rig.call(spec)
+    await until(lambda: rig.backend.started, "an instance is started")
+    instance_id = rig.backend.started[0]
+    await rig.beat(instance_id)
+    entries = await rig.lease(instance_id)
+
+    async def expired() -> bool:
+        pending = await rig.redis.xpending_range(rig.queue(spec).sync, "g", "-", "+", 1, instance_id, idle=600)
+        return bool(pending)
+
+    await wait_until_async(expired, "the lease is twice as old as its time")
+    assert await rig.redis.llen(rig.platform.reply("test")) == 0
+    await rig.finish(instance_id, entries)
+
+
+async def test_replies_for_a_gateway_that_is_gone_are_removed(rig: Rig) -> None:
+    await rig.redis.sadd(rig.platform.processes, "dead")
+    await rig.redis.rpush(rig.platform.reply("dead"), b"x")
+
+    async def removed() -> bool:
+        return not await rig.redis.exists(rig.platform.reply("dead"))
+
+    await wait_until_async(removed, "its replies are removed")
+    await rig.redis.unlink(rig.platform.processes)
