@@ -12,8 +12,8 @@ START_DEFAULT_S = 0.4
 """T before the first start was seen: what a cold start is meant to take at most."""
 START_WEIGHT = 0.3
 HANDLER_HALF_LIFE_S = 30.0
-USE_VALID_S = 6.0
-"""A heartbeat's counters speak for one heartbeat's period and a little."""
+USE_VALID_S = 2.5
+"""A working instance tells its counters each second, and they are looked at each second: so long until the next."""
 
 
 class WindowMaximum:

@@ -12,7 +12,9 @@ from forebay_common.queue import observe
 from forebay_common.record import KIND_ASYNC
 from forebay_controller.controller import ControllerSettings
 from forebay_controller.interfaces import InstanceStartError
+from forebay_common.redis_client import RedisSettings, connect
 from support.controller_rig import Rig, until
+from support.valkey import ValkeyServer
 from support.waiting import wait_until_async
 
 pytestmark = pytest.mark.usefixtures("no_leaked_keys")
@@ -208,3 +210,22 @@ async def test_a_platform_stop_drains_idle_instances_and_kills_what_takes_too_lo
     assert rig.backend.killed == [busy]
     assert len(rig.backend.started) == 2
     await rig.close()
+
+
+async def test_a_redis_that_was_restarted_is_taken_up_again_with_all_that_was_queued() -> None:
+    server = ValkeyServer(append_only=True)
+    server.start()
+    redis = connect(RedisSettings.from_json(server.settings))
+    rig = Rig(redis, "restarted")
+    try:
+        await rig.controller.start()
+        spec = await rig.create()
+        await rig.call(spec, wake=False)
+        server.kill()
+        rig.source.changed(spec.uid)
+        server.start()
+        await until(lambda: rig.backend.started, "an instance is started")
+        await rig.close()
+    finally:
+        await redis.aclose()
+        server.close()
