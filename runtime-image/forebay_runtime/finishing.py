@@ -142,7 +142,10 @@ class Finisher:
             self._bodies.append(f"{self._base}:{record.claim}")
 
     def finish_async(self, call: Call, outcome: str, delay_ms: int = 0, reason: str = "") -> None:
-        """Finish an async event as the owner of its lease: `lua/finish_async.lua`."""
+        """Finish an async event as the owner of its lease: `lua/finish_async.lua`. Without a lease, let go of it."""
+        if call.lost:
+            self._leases.drop(ASYNC, [call.entry_id])
+            return
         self.pending = True
         keys = [self._streams[ASYNC], self._delayed, self._dead]
         if call.record.claim:

@@ -14,8 +14,8 @@ from forebay_handlers import wire
 from forebay_runtime import call_log
 from forebay_runtime.door import Door
 from forebay_runtime.failures import exited, init_timed_out, message_of, timed_out, too_large
-from forebay_runtime.lean import quote
 from forebay_runtime.log_book import LogPipe
+from forebay_runtime.memory import peak_rss_kib
 from forebay_runtime.slots import DYING, EMPTY, FAILED, READY, STARTING, Slot, choose
 
 TYPE_CHECKING = False
@@ -84,13 +84,20 @@ class Handlers:
         self._code_ready = True
         self._start_slots()
 
-    def room(self) -> tuple[int, int]:
-        """How many calls could start now, and how many could run at once."""
+    def room(self) -> tuple[int, bool]:
+        """How many more calls the slots take now, and whether it is too little to read for.
+
+        Too little is less than half of what quick handlers hold in their batches, while none of them is idle: each
+        read costs Redis the same, and there will be more room within a millisecond.
+        """
         room = capacity = 0
+        idle = False
         for slot in self.slots:
-            room += slot.room
+            own = slot.room
+            room += own
             capacity += slot.capacity
-        return room, capacity
+            idle = idle or (own > 0 and not slot.calls)
+        return room, not idle and room * 2 < capacity
 
     def in_batch(self) -> bool:
         """Whether a quick handler has more results to come at any moment."""
@@ -165,7 +172,7 @@ class Handlers:
         self._supervisor = peer
         peer.set_owner(self._on_supervisor_frame, self._on_supervisor_closed)
         self._console.info(f"the handlers' program is there: {claims.decode('utf-8', 'replace')}")
-        peer.send(wire.pack(wire.SETUP, self._setup().encode()))
+        peer.send(wire.pack(wire.SETUP, self._settings.for_handlers().encode()))
         self._start_slots()
         return True
 
@@ -200,15 +207,6 @@ class Handlers:
 
         peer.set_owner(on_frame, on_close, on_oversize)
         return True
-
-    def _setup(self) -> str:
-        settings = self._settings
-        env = ",".join(f"{quote(name)}:{quote(value)}" for name, value in settings.env.items())
-        return (
-            f'{{"mode":{quote(settings.mode)},"task_root":{quote(settings.task_root)},'
-            f'"handler":{quote(settings.handler)},"env":{{{env}}},"memory_mb":{settings.memory_mb},'
-            f'"boto_path":{quote(settings.boto_path)}}}'
-        )
 
     # --- the supervisor
 
@@ -379,7 +377,7 @@ class Handlers:
         call.started = slot.started = self._loop.now
         if slot.state == READY:
             slot.timer.set(self._loop.now + call.record.timeout_ms / 1000)
-        self._log(call, call_log.start(call.request_id, self._settings.version))
+        self._log(call, call_log.start(call.request_id, self._settings.version), may_wait=True)
 
     def _end(self, slot: Slot, call: Call, payload: bytes, *, failed: bool, max_rss_kib: int, status: str = "") -> None:
         now = self._loop.now
@@ -464,12 +462,12 @@ class Handlers:
     def _on_api_result(self, slot: Slot, *, failed: bool, payload: bytes) -> None:
         if slot.calls and slot.calls[0].started:
             self._read_log(slot)
-            self._end_first(slot, payload, failed=failed, max_rss_kib=_peak_rss_kib(slot.pid))
+            self._end_first(slot, payload, failed=failed, max_rss_kib=peak_rss_kib(slot.pid))
 
     # --- logs
 
-    def _log(self, call: Call, message: str) -> None:
-        self._book.line(message, call.request_id)
+    def _log(self, call: Call, message: str, *, may_wait: bool = False) -> None:
+        self._book.line(message, call.request_id, may_wait=may_wait)
         if call.tail is not None:
             call.tail.add(message.encode() + b"\n")
 
@@ -494,17 +492,3 @@ class Handlers:
             self._loop.unwatch(slot.pipe.fd)
             slot.pipe.close()
             slot.pipe = None
-
-
-def _peak_rss_kib(pid: int) -> int:
-    """A process's peak memory; 0 when it is gone or in a namespace that we do not see."""
-    if pid <= 0:
-        return 0
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"VmHWM:"):
-                    return int(line.split()[1])
-    except OSError:
-        pass
-    return 0

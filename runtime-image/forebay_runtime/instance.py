@@ -55,7 +55,7 @@ class Instance:
         self._console = console
         keys = FunctionKeys(settings.prefix, settings.namespace, settings.name, settings.uid)
         self._keys = keys
-        self._book = LogBook(settings.log_path, settings.name, settings.instance_id, console)
+        self._book = LogBook(loop, settings.log_path, settings.name, settings.instance_id, console)
         self._leases = Leases()
         self._heartbeat = Heartbeat(settings, keys)
         self._writer = Link(loop, credentials, console, self._on_writer_up, "writing")
@@ -110,7 +110,7 @@ class Instance:
         if self._code.wanted:
             self._code.fetch(self._writer)
         read = None
-        if self._heartbeat.state in {STARTING, READY} and self.exit_code is None:
+        if self._reader.free and self._heartbeat.state in {STARTING, READY}:
             read = self._reader.next_read(*self._handlers.room())
         if self._finisher.pending and self._is_flush_due():
             # Together with the next read they are one write and one wake-up of Redis.

@@ -8,23 +8,29 @@ import time
 from forebay_common.limits import LOG_TAIL_MAX_BYTES, MIB
 from forebay_runtime.console import iso_time
 from forebay_runtime.lean import quote
+from forebay_runtime.loop import NEVER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from forebay_runtime.console import Console
     from forebay_runtime.leases import Call
+    from forebay_runtime.loop import Loop
 
 LINE_MAX_BYTES = 256 * 1024  # CloudWatch's bound for one event; a longer line becomes several
 _READ_BYTES = 64 * 1024
 _READ_MAX_BYTES = 4 * MIB  # in one go, so that a handler that floods its log stalls nobody else
 _BUFFER_MAX_BYTES = 256 * 1024
+_WAIT_S = 0.02
 
 
 class LogBook:
     """Writes the file, one write per turn. A disk that takes no more loses lines, never calls."""
 
-    def __init__(self, path: str, function: str, instance: str, console: Console) -> None:
+    def __init__(self, loop: Loop, path: str, function: str, instance: str, console: Console) -> None:
+        self._loop = loop
         self._console = console
+        self._timer = loop.timer(self._on_timer)
+        self._urgent = False
         self._who = f'","function":{quote(function)},"instance":{quote(instance)},"invocation_id":"'
         self._lines: list[str] = []
         self._bytes = 0
@@ -32,18 +38,24 @@ class LogBook:
         # Appending: whoever bounds the file truncates it, and writing goes on at its new end.
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def line(self, message: str, invocation_id: str = "") -> None:
-        """One line, in the name of a call when there is one."""
+    def line(self, message: str, invocation_id: str = "", *, may_wait: bool = False) -> None:
+        """One line, in the name of a call when there is one; with `may_wait` for the next line, but not for long."""
         line = f'{{"time":"{iso_time(time.time())}{self._who}{invocation_id}","message":{quote(message)}}}\n'
         self._lines.append(line)
         self._bytes += len(line)
+        if not may_wait or self._bytes > _BUFFER_MAX_BYTES:
+            self._urgent = True
+        elif self._timer.when == NEVER:
+            self._timer.set(self._loop.now + _WAIT_S)
         if self._bytes > _BUFFER_MAX_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has come since the last time."""
-        if not self._lines:
+        """Write what has come since the last time, unless all of it may wait."""
+        if not self._urgent:
             return
+        self._urgent = False
+        self._timer.clear()
         data = "".join(self._lines).encode()
         self._lines.clear()
         self._bytes = 0
@@ -60,6 +72,9 @@ class LogBook:
         elif self._lost:
             self._console.warning(f"the function's log is written again; {self._lost} pieces were lost")
             self._lost = 0
+
+    def _on_timer(self) -> None:
+        self._urgent = True
 
 
 class LogTail:

@@ -6,6 +6,7 @@ wrongly.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 USAGE = "usage: python -m forebay_runtime --settings FILE --credentials FILE"
 SUPERVISOR_VARIABLE = "FOREBAY_SUPERVISOR_PID"
+_GC_THRESHOLD = 20_000
 _PARENT_SIGNAL = signal.SIGUSR1
 
 
@@ -45,6 +47,9 @@ def main(arguments: list[str]) -> int:
     if signals.orphaned():
         return 1
     instance.start()
+    # What is there now stays: collections look at what calls leave behind, and seldom.
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
     loop.run(instance.end_of_turn)
     return instance.exit_code or 0
 

@@ -127,16 +127,18 @@ class QueueReader:
         """What Redis's clock showed at a moment of ours."""
         self._clock_offset_ms = redis_ms - at * 1000
 
-    def next_read(self, room: int, capacity: int) -> Read | None:
-        """The next read for so much room, if one is to be made now."""
-        if self.busy or self._stopped or self._clock_offset_ms is None or not self.link.up:
-            return None
-        if self._pause_timer.when != NEVER:
-            return None
+    @property
+    def free(self) -> bool:
+        """Whether a read could be made now."""
+        known = self._clock_offset_ms is not None and not self._stopped
+        return known and not self.busy and self.link.up and self._pause_timer.when == NEVER
+
+    def next_read(self, room: int, too_little: bool) -> Read | None:  # noqa: FBT001 - as Handlers.room gives them
+        """The next read for so much room, if one is to be made now; only while `free`."""
         room -= len(self._fetching)
-        if len(self._unreadable) >= UNREADABLE_MAX:
+        if too_little or len(self._unreadable) >= UNREADABLE_MAX:
             room = 0
-        read = self._order.next(room, capacity, control_due=self._control_due)
+        read = self._order.next(room, control_due=self._control_due)
         if read is None and self._control_timer.when == NEVER:
             self._control_timer.set(self._loop.now + CONTROL_POLL_S)
         return read

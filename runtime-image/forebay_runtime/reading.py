@@ -38,14 +38,13 @@ class ReadingOrder:
         self._async_turn = False
         self._full_reads = 0
 
-    def next(self, room: int, capacity: int, *, control_due: bool) -> Read | None:
+    def next(self, room: int, *, control_due: bool) -> Read | None:
         """The next read, or None for none now.
 
-        `room`: entries that idle handler processes could take at once, of `capacity` in all. While less than half
-        of a batch's room is free the read waits for more, since each costs Redis the same. `control_due`: the
-        control stream was not looked at for a while.
+        `room`: entries that handler processes could take at once. `control_due`: the control stream was not looked
+        at for a while.
         """
-        if room <= 0 or room * 2 < capacity:
+        if room <= 0:
             return Read(CONTROL_ONLY, 1, 0) if control_due else None
         if not self._backlog:
             return Read(BOTH, room, BLOCK_MS)

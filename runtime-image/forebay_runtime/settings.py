@@ -1,6 +1,6 @@
 """What one instance is told at its start: a settings file (no secrets) and a credentials file."""
 
-from forebay_runtime.lean import parse_json
+from forebay_runtime.lean import parse_json, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +51,14 @@ class Settings:
     def __init__(self, document: "dict[str, Any]") -> None:
         for name in self.__slots__:
             setattr(self, name, document[name])
+
+    def for_handlers(self) -> str:
+        """What the handlers' program is told (SETUP), as JSON."""
+        env = ",".join(f"{quote(name)}:{quote(value)}" for name, value in self.env.items())
+        return (
+            f'{{"mode":{quote(self.mode)},"task_root":{quote(self.task_root)},"handler":{quote(self.handler)},'
+            f'"env":{{{env}}},"memory_mb":{self.memory_mb},"boto_path":{quote(self.boto_path)}}}'
+        )
 
 
 class RedisCredentials:

@@ -44,7 +44,7 @@ def following(order: ReadingOrder, room: int, brought: Iterable[tuple[int, int]]
     """Which queues are read one after the other, when each read brings so many (sync, async) entries."""
     queues = []
     for sync_entries, async_entries in brought:
-        read = order.next(room, room, control_due=False)
+        read = order.next(room, control_due=False)
         assert read is not None
         queues.append(read.queues)
         order.saw(read, sync_entries, async_entries)
@@ -52,7 +52,7 @@ def following(order: ReadingOrder, room: int, brought: Iterable[tuple[int, int]]
 
 
 def test_a_quiet_instance_blocks_on_both_queues_for_as_many_as_it_has_room() -> None:
-    read = ReadingOrder().next(3, 3, control_due=True)
+    read = ReadingOrder().next(3, control_due=True)
 
     assert read is not None
     assert (read.queues, read.count, read.block_ms) == (BOTH, 3, BLOCK_MS)
@@ -61,15 +61,10 @@ def test_a_quiet_instance_blocks_on_both_queues_for_as_many_as_it_has_room() -> 
 def test_without_room_only_the_control_stream_is_looked_at_and_only_when_it_is_due() -> None:
     order = ReadingOrder()
 
-    assert order.next(0, 1, control_due=False) is None
-    read = order.next(0, 1, control_due=True)
+    assert order.next(0, control_due=False) is None
+    read = order.next(0, control_due=True)
     assert read is not None
     assert (read.queues, read.block_ms) == (CONTROL_ONLY, 0)
-
-
-@pytest.mark.parametrize(("room", "reads"), [(7, False), (8, True), (16, True)])
-def test_a_batchs_room_is_read_for_once_half_of_it_is_free(room: int, reads: bool) -> None:  # noqa: FBT001 - a table
-    assert (ReadingOrder().next(room, 16, control_due=False) is not None) is reads
 
 
 def test_with_a_backlog_of_events_sync_is_read_first_and_async_gets_the_rest() -> None:
