@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from forebay_common import limits
 from forebay_common.frames import ERROR_CANNOT_START
 from forebay_common.keys import PlatformKeys
-from forebay_common.queue import send_control
+from forebay_common.queue import read_instances, send_control
 from forebay_common.recovery import Recovered, abandon_instance, fail_queued_sync
 from forebay_common.spec import FunctionSpec
 from forebay_controller import backoff
@@ -71,9 +71,18 @@ class Actions:
         try:
             await self._backend.start(spec, instance_id)
         except InstanceStartError as error:
-            self.exited(state, instance_id, str(error))
+            self._refused(state, instance_id, str(error))
         finally:
             self._starting.discard(instance_id)
+
+    def _refused(self, state: FunctionState, instance_id: str, reason: str) -> None:
+        """An instance could not even be started."""
+        instance = state.instances.pop(instance_id, None)
+        if not state.instances:
+            state.gone.set()
+        if instance is not None and instance.drain_s is None:
+            self.count_failure(state, instance, reason)
+        self._look_again(state.spec.uid)
 
     def drain(self, state: FunctionState, instance_id: str) -> None:
         """Tell an instance to finish what it holds and leave; from now on it counts as draining."""
@@ -111,16 +120,33 @@ class Actions:
         self._background.spawn(self._backend.kill(instance_id), f"kill {state.spec.key}")
 
     def exited(self, state: FunctionState, instance_id: str, reason: str) -> None:
-        """An instance is gone, or could not be started: count it, recover its work, look at the function again."""
+        """An instance is gone: count it, recover its work, look at the function again."""
         instance = state.instances.pop(instance_id, None)
         state.reports.pop(instance_id, None)
         state.demand.forget(instance_id)
-        killed_for = self._killed_for.pop(instance_id, "")
-        if instance is not None and instance.drain_s is None:
-            self.count_failure(state, instance, killed_for or reason or instance.reason)
-        self.recover(state, instance_id)
+        words = self._killed_for.pop(instance_id, "") or reason
         if not state.instances:
             state.gone.set()
+        if instance is not None and instance.drain_s is None and instance.ready_s is None:
+            self._background.spawn(self._judge(state, instance, words), f"judge {state.spec.key}")
+            return
+        if instance is not None and instance.drain_s is None:
+            self.count_failure(state, instance, words)
+        self.recover(state, instance_id)
+        self._look_again(state.spec.uid)
+
+    async def _judge(self, state: FunctionState, instance: Instance, reason: str) -> None:
+        """An instance ended that no look has seen ready: its last heartbeat tells whether it had been."""
+        try:
+            reports = await read_instances(self._redis, [(state.queue.keys, instance.instance_id)])
+        except RedisError:
+            reports = {}
+        last = reports.get(instance.instance_id)
+        if last is not None and last.state == "ready":
+            instance = replace(instance, ready_s=self._clock())
+        said = last.reason if last is not None and last.state == "failed" else ""
+        self.count_failure(state, instance, said or reason)
+        self.recover(state, instance.instance_id)
         self._look_again(state.spec.uid)
 
     def count_failure(self, state: FunctionState, instance: Instance, reason: str) -> None:

@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from forebay_common.frames import ERROR_CANNOT_START, ERROR_DELETED, ERROR_INSTANCE_LOST
 from forebay_common.queue import observe
 from forebay_common.record import KIND_ASYNC
+from forebay_common.redis_client import RedisSettings, connect
 from forebay_controller.controller import ControllerSettings
 from forebay_controller.interfaces import InstanceStartError
-from forebay_common.redis_client import RedisSettings, connect
 from support.controller_rig import Rig, until
 from support.valkey import ValkeyServer
 from support.waiting import wait_until_async
@@ -107,6 +107,15 @@ async def test_the_calls_of_a_dead_instance_fail_at_once_and_its_events_run_agai
         return seen is not None and (seen.sync.length, seen.async_.queued) == (0, 1)
 
     await wait_until_async(recovered, "the call is gone and the event is queued")
+    assert not rig.controller.get_status(spec.uid).cannot_start
+
+
+async def test_an_instance_that_was_ready_before_anyone_looked_did_start(rig: Rig) -> None:
+    spec = await rig.create(min_instances=1)
+    await until(lambda: rig.backend.started, "an instance is started")
+    await rig.beat(rig.backend.started[0], wake=False)
+    rig.backend.end(rig.backend.started[0], "it was killed by signal 9")
+    await until(lambda: len(rig.backend.started) == 2, "the next one is started without a delay")
     assert not rig.controller.get_status(spec.uid).cannot_start
 
 

@@ -174,7 +174,7 @@ class Rig:
     async def wake(self, spec: FunctionSpec) -> None:
         await command(self.redis, "PUBLISH", self.platform.wake_channel, f"{spec.key}/{spec.uid}")
 
-    async def beat(self, instance_id: str, state: str = "ready", **fields: Any) -> None:
+    async def beat(self, instance_id: str, state: str = "ready", *, wake: bool = True, **fields: Any) -> None:
         """An instance's heartbeat, with its control stream, announced as a runtime does."""
         spec, keys = self._of(instance_id)
         if not await command(self.redis, "EXISTS", keys.control(instance_id)):
@@ -184,7 +184,8 @@ class Rig:
         await command(self.redis, "HSET", keys.instance(instance_id), *pairs)
         await command(self.redis, "PEXPIRE", keys.instance(instance_id), 15_000)
         await command(self.redis, "EXPIRE", keys.control(instance_id), 15)
-        await self.wake(spec)
+        if wake:
+            await self.wake(spec)
 
     async def lease(self, instance_id: str, count: int = 1, *, kind: int = KIND_SYNC) -> list[bytes]:
         """Let an instance take queued work; gives the entries' ids."""
