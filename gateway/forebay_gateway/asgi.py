@@ -56,7 +56,7 @@ class Entry:
                 and b"origin" not in headers
                 and b"sec-fetch-site" not in headers
             ):
-                return self._invoke(scope, receive, send, headers)
+                return self._invoke(scope, receive, headers)
         return self._guarded(scope, receive, send)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +69,7 @@ class Entry:
         if raw_path.endswith(PATH_END) and raw_path.startswith(PATH_START) and scope["method"] == "POST":
             if len(self._hosts) < _HOSTS_MAX:
                 self._hosts.add(caller.hosts[0])
-            await self._invoke(scope, receive, send, dict(scope["headers"]))
+            await self._invoke(scope, receive, dict(scope["headers"]))
             return
         area = area_of(raw_path)
         if area is Area.FUNCTION:

@@ -73,6 +73,7 @@ class Counters:
     `bad_replies`: frames of a waiting call that were cut, out of order or repeated. `cancelled` and
     `not_cancelled`: calls whose caller left or waited too long, by whether they were still unstarted.
     `unknown_functions`: calls that named none. `redis_lost`: connections to Redis that broke, by link.
+    `table_generation`: the last change to the function table that is in effect here.
     """
 
     __slots__ = (
@@ -81,6 +82,7 @@ class Counters:
         "functions",
         "not_cancelled",
         "redis_lost",
+        "table_generation",
         "unknown_functions",
         "unknown_replies",
         "waiting",
@@ -95,6 +97,7 @@ class Counters:
         self.not_cancelled = 0
         self.unknown_functions = 0
         self.redis_lost: dict[str, int] = {}
+        self.table_generation = 0
 
     def function(self, key: str) -> FunctionCounters:
         """The numbers of one function, `NAMESPACE/NAME`, made at first use."""

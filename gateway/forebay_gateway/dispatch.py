@@ -28,6 +28,7 @@ from forebay_gateway.table import Function, FunctionTable, Route
 
 AWAY = "Redis is not reachable, so the call was not accepted"
 MAY_RUN = "The connection to Redis was lost before the call was confirmed: it may or may not run"
+STOPPED = "The gateway stopped before the call was answered: it may or may not run"
 
 _log = logs.get(__name__)
 _HEADER = record.HEADER.pack
@@ -298,10 +299,14 @@ class Dispatcher:
                 call.left()
         try:
             reply = await call.future
-        except (ClientLeft, asyncio.CancelledError):
+        except ClientLeft:
             function.counters.outcomes[counters.LEFT] += 1
             self.take_back(call)
             raise
+        except asyncio.CancelledError:
+            # Only a gateway that stops, and whose time for that is up, cancels requests.
+            self.take_back(call)
+            raise counted(function, lambda_errors.unavailable(STOPPED)) from None
         except Refusal as refusal:
             raise counted(function, refusal) from None
         finally:

@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -12,6 +12,7 @@ from forebay_common import frames, limits, record
 from forebay_common.names import LATEST, function_arn, parse_reference
 from forebay_common.tlv import pack_field
 from forebay_gateway import admission, lambda_errors
+from forebay_gateway.connection import ClientConnection
 from forebay_gateway.dispatch import Dispatcher, counted
 from forebay_gateway.identifiers import uuid_text
 from forebay_gateway.lambda_errors import CONTENT_TYPE, ClientLeft, Refusal
@@ -21,7 +22,6 @@ from forebay_gateway.request_body import BodyReader, Receive, declared_length
 from forebay_gateway.table import Function, Route
 
 Scope = MutableMapping[str, Any]
-Send = Callable[[Any], Awaitable[None]]
 
 PATH_START = b"/2015-03-31/functions/"
 PATH_END = b"/invocations"
@@ -53,11 +53,8 @@ _UNSUPPORTED = {
     b"x-amz-tenant-id": "TenantId",
 }
 """Members of Invoke that this release does not have: refused, since ignoring them would change what they promise."""
-_SMALL_LENGTH_DIGITS = 5
-_SMALL_BYTES = 10**_SMALL_LENGTH_DIGITS - 1
-"""Up to here a body is below every limit, so that nothing need be compared."""
-assert _SMALL_BYTES < limits.ASYNC_REQUEST_MAX_BYTES
-_LATEST_RUN = (b"x-amz-executed-version", LATEST.encode())
+_SMALL_BYTES = min(limits.ASYNC_REQUEST_MAX_BYTES, limits.SYNC_REQUEST_MAX_BYTES)
+"""Up to here a body is within every limit."""
 _FUNCTION_ERROR = (b"x-amz-function-error", b"Unhandled")
 _STATUS_OK = 200
 _STATUS_ACCEPTED = 202
@@ -106,11 +103,12 @@ class InvokeHandler:
         self._account = account
         self._targets: dict[tuple[bytes, bytes], Target] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]) -> None:
         """Answer one request whose path is an Invoke's; `headers` are the scope's, each name once.
 
         One coroutine for the common case: each one more is paid for twice a call, on the way in and on the way back.
         """
+        connection: ClientConnection = scope["state"]["connection"]
         dispatcher = self._dispatcher
         invocation_id = dispatcher.random.uuid()
         try:
@@ -120,12 +118,11 @@ class InvokeHandler:
             route = function.routes.get(target.version)
             if route is None:
                 raise counted(function, lambda_errors.not_found(target.arn))
+            payload = await self._payload(function, connection, headers, receive, request.invocation_type)
             if request.invocation_type != admission.REQUEST_RESPONSE:
-                status, answer, body = await self._other(
-                    function, route, target, request, headers, receive, invocation_id
-                )
+                status = await self._other(function, route, target, request, payload, invocation_id)
+                head, body = b"", b""
             else:
-                payload = await self._payload(function, headers, receive, admission.REQUEST_RESPONSE)
                 reply = await dispatcher.sync(
                     function,
                     route,
@@ -135,18 +132,16 @@ class InvokeHandler:
                     log_tail=request.log_tail,
                     extras=request.extras,
                     asked_wait_ms=request.wait_ms,
-                    connection=scope["state"].get("connection"),
+                    connection=connection,
                 )
-                status, answer, body = _STATUS_OK, reply_headers(reply, log_tail=request.log_tail), reply.payload
+                status, head, body = _STATUS_OK, reply_head(reply, log_tail=request.log_tail), reply.payload
         except Refusal as refusal:
-            status, answer, body = refusal.status, refusal.headers(), refusal.body()
+            status, head, body = refusal.status, header_lines(refusal.headers()), refusal.body()
         except ClientLeft:
             return
-        answer.append((b"x-amzn-requestid", uuid_text(invocation_id).encode()))
-        if status != _STATUS_DRY_RUN:
-            answer.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": answer})
-        await send({"type": "http.response.body", "body": body})
+        request_id = uuid_text(invocation_id).encode()
+        length = b"" if status == _STATUS_DRY_RUN else b"content-length: %d\r\n" % len(body)
+        await connection.respond(status, b"%bx-amzn-requestid: %b\r\n%b" % (head, request_id, length), body)
 
     async def _function(self, target: Target) -> Function:
         """A function that is not in the table here, asked for. Raises Refusal."""
@@ -161,17 +156,15 @@ class InvokeHandler:
         route: Route,
         target: Target,
         request: Request,
-        headers: Mapping[bytes, bytes],
-        receive: Receive,
+        payload: bytes,
         invocation_id: bytes,
-    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Status, headers and body for Event and DryRun. Raises Refusal or ClientLeft."""
-        payload = await self._payload(function, headers, receive, request.invocation_type)
+    ) -> int:
+        """Do an Event or a DryRun; gives the status of an answer without a body. Raises Refusal."""
         if request.invocation_type == DRY_RUN:
             refusal = admission.state_refusal(function.entry)
             if refusal is not None:
                 raise counted(function, refusal)
-            return _STATUS_DRY_RUN, [], b""
+            return _STATUS_DRY_RUN
         await self._dispatcher.accept_async(
             function,
             route,
@@ -180,7 +173,7 @@ class InvokeHandler:
             qualified=target.qualified,
             extras=request.extras,
         )
-        return _STATUS_ACCEPTED, [], b""
+        return _STATUS_ACCEPTED
 
     def _target(self, raw_path: bytes, query: bytes) -> Target:
         """Whom a path is for; clients call few names often, so the answer is kept. Raises Refusal."""
@@ -195,39 +188,49 @@ class InvokeHandler:
         return found
 
     async def _payload(
-        self, function: Function, headers: Mapping[bytes, bytes], receive: Receive, invocation_type: str
+        self,
+        function: Function,
+        connection: ClientConnection,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        invocation_type: str,
     ) -> bytes:
         """The payload, found to be acceptable as far as that is looked at here. Raises Refusal or ClientLeft."""
-        length = headers.get(b"content-length")
+        payload = connection.whole_body()
         try:
-            if length is not None and len(length) > _SMALL_LENGTH_DIGITS:
-                refusal = admission.size_refusal(declared_length(length), invocation_type)
+            if payload is None or len(payload) > _SMALL_BYTES:
+                length = declared_length(headers.get(b"content-length")) if payload is None else len(payload)
+                refusal = admission.size_refusal(length, invocation_type)
                 if refusal is not None:
                     raise refusal
-            message = await receive()
-            payload: bytes = message.get("body", b"")
-            if message["type"] == "http.disconnect" or message.get("more_body") or len(payload) > _SMALL_BYTES:
-                limit = admission.payload_limit(invocation_type)
-                payload = await self._bodies.read_on(message, receive, limit)
-            if not payload:
-                return EMPTY_EVENT
-            problem = json_problem(payload)
+            if payload is None:
+                payload = await self._bodies.read(receive, admission.payload_limit(invocation_type))
+            problem = json_problem(payload) if payload else ""
             if problem:
                 raise lambda_errors.invalid_content(f"Could not parse request body into json: {problem}")
         except Refusal as refused:
             raise counted(function, refused) from None
-        return payload
+        return payload or EMPTY_EVENT
 
 
-def reply_headers(reply: Reply, *, log_tail: bool) -> list[tuple[bytes, bytes]]:
-    """The headers of a call that an instance answered."""
-    run = reply.version_run
-    headers = [CONTENT_TYPE, _LATEST_RUN if run == LATEST else (b"x-amz-executed-version", run.encode())]
+def reply_head(reply: Reply, *, log_tail: bool) -> bytes:
+    """The header lines of a call that an instance answered."""
+    if reply.error_kind == frames.ERROR_NONE and not log_tail and reply.version_run == LATEST:
+        return _PLAIN_HEAD
+    headers = [CONTENT_TYPE, (b"x-amz-executed-version", reply.version_run.encode())]
     if reply.error_kind != frames.ERROR_NONE:
         headers.append(_FUNCTION_ERROR)
     if log_tail:
         headers.append((b"x-amz-log-result", base64.b64encode(reply.log_tail[-limits.LOG_TAIL_MAX_BYTES :])))
-    return headers
+    return header_lines(headers)
+
+
+def header_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they go out."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+_PLAIN_HEAD = header_lines([CONTENT_TYPE, (b"x-amz-executed-version", LATEST.encode())])
 
 
 def parse_target(segment: bytes, query: bytes, region: str, account: str) -> Target:

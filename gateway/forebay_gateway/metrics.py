@@ -71,6 +71,11 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily(
             "forebay_gateway_waiting_callers", "Sync callers waiting in this process.", value=numbers.waiting
         )
+        yield GaugeMetricFamily(
+            "forebay_gateway_table_generation",
+            "The last change to the function table that is in effect here.",
+            value=numbers.table_generation,
+        )
         yield CounterMetricFamily(
             "forebay_gateway_unknown_functions", "Calls that named no function.", value=numbers.unknown_functions
         )

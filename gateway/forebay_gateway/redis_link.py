@@ -88,7 +88,7 @@ class RedisLink:
     def write(self, parts: Sequence[bytes], *sinks: Sink) -> None:
         """Send packed commands, given as pieces, with one sink for each command. Raises NotConnected."""
         connection = self._connection
-        if connection is None or connection.full:
+        if connection is None or not connection.accepting:
             raise NotConnected(f"Redis is not reachable ({self._name})")
         connection.write(parts, sinks)
 
@@ -158,7 +158,8 @@ class _Connection(asyncio.Protocol):
         self._sinks: deque[Sink] = deque()
         self._out: list[bytes] = []
         self._heard_at = 0.0
-        self.full = False
+        # False once it is lost: until its keeper hears of that, commands would wait here for ever.
+        self.accepting = True
         self.lost: asyncio.Future[None] = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -167,12 +168,13 @@ class _Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=UNSENT_MAX_BYTES)
 
     def pause_writing(self) -> None:
-        self.full = True
+        self.accepting = False
 
     def resume_writing(self) -> None:
-        self.full = False
+        self.accepting = not self.lost.done()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.accepting = False
         if not self.lost.done():
             self.lost.set_result(None)
         error = RedisUnavailable(f"the connection to Redis was lost: {exc or 'closed'}")

@@ -13,6 +13,7 @@ import hiredis
 
 from forebay_common import frames, function_errors, limits, logs
 from forebay_common.keys import PlatformKeys
+from forebay_common.names import LATEST
 from forebay_common.tlv import INLINE, CodecError
 from forebay_gateway import lambda_errors
 from forebay_gateway.counters import Counters
@@ -184,7 +185,8 @@ _INLINE = bytes((INLINE,))
 def add_frame(call: Waiting, frame: frames.ReplyFrame) -> bool:
     """Add a frame to its call's reply; True when the reply is complete.
 
-    Raises BrokenReply for a frame out of order, a repeated one, or a claim on a key that is no result.
+    Raises BrokenReply for a frame out of order, a repeated one, a claim on a key that is no result, and a version
+    that is none.
     """
     if frame.sequence != call.next_sequence:
         raise BrokenReply(f"frame {frame.sequence} came instead of {call.next_sequence}")
@@ -193,6 +195,9 @@ def add_frame(call: Waiting, frame: frames.ReplyFrame) -> bool:
         raise BrokenReply(f"a frame of kind {frame.kind} cannot be number {frame.sequence}")
     if frame.payload is None and not frame.claim.startswith(CLAIM_PREFIX):
         raise BrokenReply("the claim is not on a result")
+    if frame.version_run != LATEST and not frame.version_run.isdecimal():
+        # It goes into a header, and an instance is not to be trusted with line ends.
+        raise BrokenReply("the version is none")
     part: bytes | str = frame.claim if frame.payload is None else frame.payload
     if call.parts is None or frame.kind == frames.KIND_ERROR:
         # An error replaces what had come: its payload is the whole answer.

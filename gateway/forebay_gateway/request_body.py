@@ -25,10 +25,7 @@ class BodyReader:
 
     async def read(self, receive: Receive, limit_bytes: int) -> bytes:
         """The whole body. Raises Refusal (above the limit, too slow, too much at once) or ClientLeft."""
-        return await self.read_on(await receive(), receive, limit_bytes)
-
-    async def read_on(self, message: Any, receive: Receive, limit_bytes: int) -> bytes:
-        """The whole body, of which `message` is the first part."""
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         body: bytes = message.get("body", b"")

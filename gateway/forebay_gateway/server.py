@@ -8,14 +8,13 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from forebay_gateway.app import create_app
 from forebay_gateway.asgi import Entry
 from forebay_gateway.config import GatewayConfig
+from forebay_gateway.connection import ClientConnection
 from forebay_gateway.core import Core
 from forebay_gateway.fn_route import FunctionRoute
 from forebay_gateway.forwarder import Forwarder
@@ -23,51 +22,13 @@ from forebay_gateway.guard import Guard, GuardRefusal, Rule
 from forebay_gateway.invoke import InvokeHandler
 from forebay_gateway.request_body import BodyReader
 
-if TYPE_CHECKING:
-    from forebay_gateway.dispatch import SyncCall
-
 BACKLOG = 4_096
 KEEP_ALIVE_S = 75
 """Above what clients keep idle connections for (boto3, 60 s), so that they close first and no request is lost."""
-HEAD_MAX_BYTES = 128 * 1024
-"""Request line and headers together; the HTTP parser itself has no bound."""
 GC_THRESHOLD = 50_000
 """Allocations between collections of the youngest objects: a call's own die by reference count."""
 CANCELLED_S = 1.0
 """What cancelled calls get to take themselves out of the queue."""
-
-
-class ClientConnection(HttpToolsProtocol):
-    """A client's connection that tells its waiting call when the client goes.
-
-    ASGI's own way, a second task waiting on `receive`, costs a fifth of a small call. `call` is set while one
-    waits; the request finds this object as `scope["state"]["connection"]`.
-    """
-
-    def __init__(self, config: uvicorn.Config, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.app_state = {**app_state, "connection": self}
-        self.call: SyncCall | None = None
-        self.lost = False
-        self._head_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        """Parse, and give up on headers without end."""
-        super().data_received(data)
-        if self.scope is None or (self.cycle is not None and self.cycle.scope is self.scope):
-            self._head_bytes = 0
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_MAX_BYTES:
-            self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
-            self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
-        self.lost = True
-        if self.call is not None:
-            self.call.left()
-        super().connection_lost(exc)
 
 
 class GatewayServer(uvicorn.Server):

@@ -175,7 +175,7 @@ class FunctionTable:
         elif generation == self._generation + 1:
             self._generation = generation
             try:
-                self._fetch(key, None)
+                self._fetch(key, None, generation)
             except NotConnected:
                 self._later(self.reload)
         elif generation > self._generation:
@@ -195,12 +195,13 @@ class FunctionTable:
             self._put(field.decode(), data)
         for key in [known for known in self._functions if known not in seen]:
             self._drop(key)
+        self._counters.table_generation = self._generation
         self.ready = True
         if self._reread:
             self.reload()
 
-    def _fetch(self, key: str, lookup: asyncio.Future[None] | None) -> None:
-        """Read one entry; `lookup` is settled when it is there. Raises NotConnected."""
+    def _fetch(self, key: str, lookup: asyncio.Future[None] | None, generation: int = 0) -> None:
+        """Read one entry; `lookup` is settled when it is there, `generation` in effect then. Raises NotConnected."""
 
         def fetched(reply: Any) -> None:
             if isinstance(reply, (RedisUnavailable, hiredis.ReplyError)):
@@ -219,6 +220,7 @@ class FunctionTable:
                 self._miss(key)
             else:
                 self._put(key, reply)
+            self._counters.table_generation = max(self._counters.table_generation, generation)
             if lookup is not None:
                 del self._lookups[key]
                 lookup.set_result(None)

@@ -27,7 +27,7 @@ from forebay_common.record import KIND_SYNC, Invocation
 from forebay_common.redis_client import command
 from forebay_common.routing import RoutingEntry, VersionRoute
 from support.platform import free_port
-from support.waiting import wait_until
+from support.waiting import wait_until, wait_until_async
 
 Answer = Callable[[Invocation], Sequence[ReplyFrame]]
 """What an instance replies to a call; nothing when it stays silent."""
@@ -82,6 +82,12 @@ class GatewayProcess:
         """An HTTP client that may call functions."""
         return httpx.AsyncClient(base_url=self.url, headers=AUTHORIZATION, timeout=20, **settings)
 
+    async def metric(self, name: str) -> float:
+        """One of its own numbers, without labels."""
+        async with self.client() as client:
+            text = (await client.get("/metrics")).text
+        return next(float(line.split(" ")[1]) for line in text.splitlines() if line.startswith(f"{name} "))
+
     def boto(self, region: str = "us-east-1") -> Any:
         """A Lambda client that tries once."""
         return boto3.client(
@@ -124,8 +130,9 @@ def echo(record: Invocation) -> Sequence[ReplyFrame]:
 
 @dataclass(frozen=True)
 class Deployed:
-    """A function that gateways know and that nobody serves yet."""
+    """A function that `gateway` knows and that nobody serves yet."""
 
+    gateway: GatewayProcess
     redis: Redis
     platform: PlatformKeys
     queue: VersionQueue
@@ -142,8 +149,13 @@ class Deployed:
         return invoke_path(self.name)
 
     async def change(self, **changes: Any) -> None:
-        """Publish another entry for it."""
-        await publish_entry(self.redis, self.platform, replace(self.entry, **changes))
+        """Publish another entry for it; returns once the gateway goes by it."""
+        generation = await publish_entry(self.redis, self.platform, replace(self.entry, **changes))
+
+        async def in_effect() -> bool:
+            return await self.gateway.metric("forebay_gateway_table_generation") >= generation
+
+        await wait_until_async(in_effect, "the change is in effect")
 
     def served(self, answer: Answer) -> contextlib.AbstractAsyncContextManager["FakeInstance"]:
         """An instance that answers its calls for the length of a block."""
@@ -160,13 +172,14 @@ def invoke_path(reference: str) -> str:
     return f"/2015-03-31/functions/{quote(reference, safe='')}/invocations"
 
 
-async def deploy(redis: Redis, platform: PlatformKeys, name: str, **changes: Any) -> Deployed:
-    """Make a function known to gateways, with its queues."""
+async def deploy(gateway: GatewayProcess, redis: Redis, name: str, **changes: Any) -> Deployed:
+    """Make a function known to a gateway, which need not run yet, with its queues."""
+    platform = PlatformKeys(gateway.prefix)
     queue = VersionQueue(platform.function("default", name, secrets.token_hex(8)))
     await create_queues(redis, queue)
     entry = routing_entry(queue, **changes)
     await publish_entry(redis, platform, entry)
-    return Deployed(redis, platform, queue, entry)
+    return Deployed(gateway, redis, platform, queue, entry)
 
 
 async def remove(function: Deployed) -> None:

@@ -8,7 +8,6 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from forebay_common.keys import PlatformKeys
 from support.gateway_process import Deployed, GatewayProcess, deploy, remove
 
 
@@ -30,9 +29,9 @@ def prefix(gateway: GatewayProcess) -> str:
 
 
 @pytest.fixture
-async def function(redis: Redis, platform_keys: PlatformKeys, no_leaked_keys: None) -> AsyncIterator[Deployed]:
+async def function(gateway: GatewayProcess, redis: Redis, no_leaked_keys: None) -> AsyncIterator[Deployed]:
     """A function that the gateway knows; nobody serves it until the test does."""
-    deployed = await deploy(redis, platform_keys, f"f-{secrets.token_hex(4)}")
+    deployed = await deploy(gateway, redis, f"f-{secrets.token_hex(4)}")
     yield deployed
     await remove(deployed)
 

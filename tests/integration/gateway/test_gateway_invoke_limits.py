@@ -180,7 +180,7 @@ class TestQueueBounds:
     ) -> None:
         platform = PlatformKeys("tbounded")
         process = GatewayProcess(tmp_path, valkey_server, platform.prefix, waiting_max=1)
-        function = await deploy(redis, platform, "f")
+        function = await deploy(process, redis, "f")
         try:
             process.start()
             async with waiting_call(process, function), process.client() as client:

@@ -55,10 +55,10 @@ class TestNames:
         assert instance.seen[0].arn == f"{ARN}{function.name}:$LATEST"
 
     async def test_a_version_runs_from_its_own_queue(
-        self, redis: Redis, platform_keys: PlatformKeys, http: httpx.AsyncClient
+        self, gateway: GatewayProcess, redis: Redis, platform_keys: PlatformKeys, http: httpx.AsyncClient
     ) -> None:
         versions = {"$LATEST": VersionRoute(2, 3_000, 128), "1": VersionRoute(1, 5_000, 128)}
-        function = await deploy(redis, platform_keys, "versioned", versions=versions)
+        function = await deploy(gateway, redis, "versioned", versions=versions)
         first = VersionQueue(function.queue.keys, "1")
         await create_queues(redis, first)
         async with FakeInstance(redis, platform_keys, first, echo).running() as instance:

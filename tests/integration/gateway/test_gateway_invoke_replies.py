@@ -33,12 +33,6 @@ def in_frames(*parts: Part, **last: Any) -> Any:
     return answer
 
 
-async def metric(http: httpx.AsyncClient, name: str) -> float:
-    """One of the gateway's own numbers."""
-    text = (await http.get("/metrics")).text
-    return next(float(line.split(" ")[1]) for line in text.splitlines() if line.startswith(name + " "))
-
-
 async def test_a_reply_in_frames_is_put_together(function: Deployed, http: httpx.AsyncClient) -> None:
     parts = [(KIND_HEAD, 0, b'["'), (KIND_CHUNK, 1, b"a" * 200_000), (KIND_CHUNK, 2, b""), (KIND_END, 3, b'"]')]
     async with function.served(in_frames(*parts, version_run="3", duration_us=5)):
@@ -77,12 +71,12 @@ async def test_an_error_in_the_middle_is_the_whole_answer(function: Deployed, ht
 async def test_frames_out_of_order_are_an_error_at_once(
     function: Deployed, http: httpx.AsyncClient, parts: list[Part]
 ) -> None:
-    before = await metric(http, "forebay_gateway_bad_replies_total")
+    before = await function.gateway.metric("forebay_gateway_bad_replies_total")
     async with function.served(in_frames(*parts)):
         response = await http.post(function.path)
     assert response.status_code == 500
     assert response.headers["x-amzn-errortype"] == "ServiceException"
-    assert await metric(http, "forebay_gateway_bad_replies_total") == before + 1
+    assert await function.gateway.metric("forebay_gateway_bad_replies_total") == before + 1
 
 
 async def test_a_cut_frame_is_an_error_at_once(function: Deployed, http: httpx.AsyncClient, redis: Redis) -> None:
@@ -94,16 +88,23 @@ async def test_a_cut_frame_is_an_error_at_once(function: Deployed, http: httpx.A
         assert (await http.post(function.path)).status_code == 500
 
 
+async def test_a_version_that_would_forge_headers_is_refused(function: Deployed, http: httpx.AsyncClient) -> None:
+    async with function.served(in_frames((KIND_WHOLE, 0, b"1"), version_run="1\r\nset-cookie: a=b")):
+        response = await http.post(function.path)
+    assert response.status_code == 500
+    assert "set-cookie" not in response.headers
+
+
 async def test_frames_that_belong_to_nobody_change_nothing(function: Deployed, http: httpx.AsyncClient) -> None:
     def forging(record: Invocation) -> Sequence[ReplyFrame]:
         real = ReplyFrame(token=record.reply_token, payload=b"1")
         return [ReplyFrame(token=bytes(16), payload=b"2"), real, ReplyFrame(token=record.reply_token, payload=b"3")]
 
-    before = await metric(http, "forebay_gateway_unknown_replies_total")
+    before = await function.gateway.metric("forebay_gateway_unknown_replies_total")
     async with function.served(forging):
         assert (await http.post(function.path)).content == b"1"
         assert (await http.post(function.path)).content == b"1"
-    assert await metric(http, "forebay_gateway_unknown_replies_total") == before + 4
+    assert await function.gateway.metric("forebay_gateway_unknown_replies_total") == before + 4
 
 
 class TestClaims:

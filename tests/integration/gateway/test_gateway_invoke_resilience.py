@@ -79,7 +79,7 @@ class TestRedisAway:
                 assert int(response.headers["retry-after"]) >= 1
                 assert response.json()["Type"] == "Service"
             server.start()
-            function = await deploy(own_redis, PlatformKeys("tr"), "f")
+            function = await deploy(own_gateway, own_redis, "f")
             own_gateway.wait_ready()
             async with function.served(echo):
                 assert (await client.post(function.path, content=b"1")).content == b"1"
@@ -87,7 +87,7 @@ class TestRedisAway:
     async def test_a_call_that_waits_is_answered_after_a_restart_and_others_are_refused_meanwhile(
         self, server: ValkeyServer, own_redis: Redis, own_gateway: GatewayProcess
     ) -> None:
-        function = await deploy(own_redis, PlatformKeys("tr"), "f")
+        function = await deploy(own_gateway, own_redis, "f")
         own_gateway.start()
         async with own_gateway.client() as client:
             waiting = asyncio.create_task(client.post(function.path, content=b'"patient"'))
@@ -114,7 +114,7 @@ class TestRedisAway:
         self, own_redis: Redis, own_gateway: GatewayProcess
     ) -> None:
         platform = PlatformKeys("tr")
-        function = await deploy(own_redis, platform, "f")
+        function = await deploy(own_gateway, own_redis, "f")
         own_gateway.start()
         # The gateway's links are cut and the change is written in one go: it cannot hear of it.
         entry = function.entry.to_json().replace(b'"Active"', b'"Pending"')
@@ -143,7 +143,7 @@ class TestTable:
             await command(redis, "HSET", platform.functions, function.entry.key, silent)
             await redis.incr(platform.generation)
             assert (await http.post(function.path)).status_code == 200
-            other = await deploy(redis, platform, f"g-{secrets.token_hex(4)}")
+            other = await deploy(function.gateway, redis, f"g-{secrets.token_hex(4)}")
 
             async def reread() -> bool:
                 return (await http.post(function.path)).status_code == 409
@@ -213,7 +213,7 @@ class TestTable:
         await command(redis, "HSET", platform.functions, function.entry.key, b'{"namespace": "default"}')
         generation = await redis.incr(platform.generation)
         await redis.publish(platform.functions, f"{generation} {function.entry.key}")
-        other = await deploy(redis, platform, f"g-{secrets.token_hex(4)}")
+        other = await deploy(function.gateway, redis, f"g-{secrets.token_hex(4)}")
         dry_run = {"x-amz-invocation-type": "DryRun"}
         assert (await http.post(other.path, headers=dry_run)).status_code == 204
         assert (await http.post(function.path, headers=dry_run)).status_code == 204
@@ -225,7 +225,7 @@ class TestItsEnd:
     async def test_a_waiting_call_is_finished_and_the_exit_is_clean(
         self, own_redis: Redis, own_gateway: GatewayProcess
     ) -> None:
-        function = await deploy(own_redis, PlatformKeys("tr"), "f")
+        function = await deploy(own_gateway, own_redis, "f")
         own_gateway.start()
         assert own_gateway.process is not None
         async with own_gateway.client() as client:
@@ -247,7 +247,7 @@ class TestItsEnd:
     async def test_a_call_nobody_takes_does_not_hold_it_up_and_is_taken_back(
         self, own_redis: Redis, own_gateway: GatewayProcess
     ) -> None:
-        function = await deploy(own_redis, PlatformKeys("tr"), "f")
+        function = await deploy(own_gateway, own_redis, "f")
         own_gateway.start()
         async with own_gateway.client() as client:
             waiting = asyncio.create_task(client.post(function.path))

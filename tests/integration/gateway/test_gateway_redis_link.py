@@ -123,6 +123,22 @@ async def test_a_lost_connection_fails_what_waits_and_comes_back(watched: Watche
     assert await watched.ask("ECHO", "again") == b"again"
 
 
+async def test_a_command_issued_in_the_turn_of_the_loss_is_refused(watched: Watched, admin: Redis) -> None:
+    refused: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    def again(reply: Any) -> None:
+        assert isinstance(reply, RedisUnavailable)
+        try:
+            watched.link.write((pack("PING"),), lambda _reply: None)
+        except NotConnected as error:
+            refused.set_result(error)
+
+    watched.link.write((pack("BLPOP", "nothing-there", 30),), again)
+    await asyncio.sleep(0)
+    await command(admin, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert isinstance(await asyncio.wait_for(refused, 5), NotConnected)
+
+
 async def test_while_it_is_down_commands_are_refused_unsent(settings: RedisSettings) -> None:
     found = Watched(replace(settings, unix_socket="/nowhere/valkey.sock"))
     found.link.start()
