@@ -19,7 +19,7 @@ _WAIT_S = 10
 
 def make_app(url: str) -> Callable[..., Awaitable[None]]:
     """The gateway's part."""
-    pool = redis.asyncio.BlockingConnectionPool.from_url(url, max_connections=128, timeout=_WAIT_S)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(url, max_connections=128, timeout=_WAIT_S, socket_timeout=None)
     client = redis.asyncio.Redis(connection_pool=pool)
 
     async def app(
@@ -41,7 +41,7 @@ def make_app(url: str) -> Callable[..., Awaitable[None]]:
 
 def work(url: str) -> None:
     """The worker's part; it ends with its process."""
-    client = redis.Redis.from_url(url)
+    client = redis.Redis.from_url(url, socket_timeout=None)
     while True:
         item = client.brpop([QUEUE], timeout=5)
         if item:
