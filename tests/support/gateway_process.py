@@ -172,13 +172,19 @@ def invoke_path(reference: str) -> str:
     return f"/2015-03-31/functions/{quote(reference, safe='')}/invocations"
 
 
+async def publish(redis: Redis, platform: PlatformKeys, queue: VersionQueue, **changes: Any) -> RoutingEntry:
+    """Make a function's queues, and the function known to gateways."""
+    await create_queues(redis, queue)
+    entry = routing_entry(queue, **changes)
+    await publish_entry(redis, platform, entry)
+    return entry
+
+
 async def deploy(gateway: GatewayProcess, redis: Redis, name: str, **changes: Any) -> Deployed:
     """Make a function known to a gateway, which need not run yet, with its queues."""
     platform = PlatformKeys(gateway.prefix)
     queue = VersionQueue(platform.function("default", name, secrets.token_hex(8)))
-    await create_queues(redis, queue)
-    entry = routing_entry(queue, **changes)
-    await publish_entry(redis, platform, entry)
+    entry = await publish(redis, platform, queue, **changes)
     return Deployed(gateway, redis, platform, queue, entry)
 
 
