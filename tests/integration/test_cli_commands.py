@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,11 +167,13 @@ def test_status_counts_instances(forebay: Run, echo: Path) -> None:
     forebay("deploy", "cli-status", str(echo))
     forebay("invoke", "cli-status")
 
-    status = json.loads(forebay("status", "cli-status", "-o", "json").stdout)
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(forebay("status", "cli-status", "-o", "json").stdout)
+        return found
 
-    assert (status["queued"], status["in_flight"]) == (0, 0)
-    assert status["instances"].keys() == {"starting", "idle", "busy", "draining"}
-    assert status["instances"]["idle"] == 1
+    assert status()["instances"].keys() == {"starting", "idle", "busy", "draining"}
+    wait_until(lambda: status()["instances"]["idle"] == 1, "the controller has seen that the call is done")
+    assert (status()["queued"], status()["in_flight"]) == (0, 0)
     assert "cli-status" in forebay("status").stdout
 
 

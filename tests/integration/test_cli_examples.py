@@ -10,10 +10,10 @@ from support.platform import FOREBAY, Platform
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def deploy(platform: Platform, name: str) -> str:
+def deploy(platform: Platform, name: str, *options: str) -> str:
     """Deploy an example under its own name. Returns the path under which it answers."""
     subprocess.run(
-        [FOREBAY, "deploy", name, str(EXAMPLES / name)], env={**os.environ, "FOREBAY_ENDPOINT": platform.url},
+        [FOREBAY, "deploy", name, str(EXAMPLES / name), *options], env={**os.environ, "FOREBAY_ENDPOINT": platform.url},
         capture_output=True, timeout=60, check=True,
     )  # fmt: skip
     return f"/fn/{name}"
@@ -31,7 +31,7 @@ def test_sleeper(platform: Platform) -> None:
 
 
 def test_notes_api(platform: Platform) -> None:
-    deployed = deploy(platform, "notes-api")
+    deployed = deploy(platform, "notes-api", "--max-instances", "1")
     status, body, headers = platform.http("POST", f"{deployed}/notes", b'{"text": "buy milk"}')
     assert (status, json.loads(body), headers["location"]) == (201, {"id": "1", "text": "buy milk"}, "notes/1")
 
