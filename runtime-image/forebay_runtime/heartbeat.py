@@ -34,11 +34,14 @@ class Heartbeat:
         self._function = f"{settings.namespace}/{settings.name}/{settings.uid}"
         self._fixed = ("pid", os.getpid(), "revision", settings.revision, "started_ms", int(time() * 1000))
 
-    def beat(self, *, in_flight: int, done: int, busy_us: int, announce: bool) -> tuple[bytes, int]:
-        """The commands of one beat, and how many; `announce` wakes the controller, for a change of state."""
-        fields = ("state", self.state, "reason", self.reason[:_REASON_MAX_CHARS], "in_flight", in_flight, "done", done)
+    def beat(self, counters: tuple[str | int, ...], *, announce: bool) -> tuple[bytes, int]:
+        """The commands of one beat, and how many.
+
+        `counters` are names and values in turn; `announce` wakes the controller, for a change of state.
+        """
+        fields = ("state", self.state, "reason", self.reason[:_REASON_MAX_CHARS], "init_us", self.init_us)
         commands = [
-            ("HSET", self._key, *fields, "busy_us", busy_us, "init_us", self.init_us, *self._fixed),
+            ("HSET", self._key, *fields, *counters, *self._fixed),
             ("PEXPIRE", self._key, HEARTBEAT_TTL_S * 1000),
             ("PEXPIRE", self._control, HEARTBEAT_TTL_S * 1000),
             ("TIME",),

@@ -262,12 +262,12 @@ class Instance:
         if not self._writer.up:
             return
         self._told_done = self._handlers.done
-        data, count = self._heartbeat.beat(
-            in_flight=len(self._leases),
-            done=self._handlers.done,
-            busy_us=self._handlers.busy_us,
-            announce=self._announce,
+        handlers = self._handlers
+        counters = (
+            *("in_flight", len(self._leases), "done", handlers.done, "busy_us", handlers.busy_us),
+            *("lost_leases", self._leases.lost, "ignored_results", handlers.ignored_results),
         )
+        data, count = self._heartbeat.beat(counters, announce=self._announce)
         self._announce = False
         self._clock_asked = self._loop.now
         self._writer.send(data, count, self._on_beat_replies)

@@ -217,6 +217,11 @@ async def test_answers_with_another_token_or_twice_count_for_nothing(rig: Runtim
     answers = await rig.replies(2)
     assert [answers[token].payload for token in tokens] == [b"0", b"1"]
 
+    async def counted() -> bool:
+        return (await rig.heartbeat())["ignored_results"] == "2"
+
+    await wait_until_async(counted, "the heartbeat counts them")
+
 
 @pytest.mark.parametrize(
     "junk",

@@ -18,11 +18,9 @@ from redis.asyncio import Redis
 from forebay_common.frames import ERROR_EXPIRED, ERROR_NONE
 from forebay_common.limits import CODE_CHUNK_BYTES
 from forebay_common.queue import VersionQueue, send_control
-from forebay_common.redis_client import RedisSettings, command, connect
-from forebay_common.scripts import load_all
+from forebay_common.redis_client import command
 from support.queue_side import append, call, event, give, pending, replies
 from support.runtime_rig import ECHO, PlayedHandler, PlayedHandlers, RuntimeRig, package
-from support.valkey import ValkeyServer
 from support.waiting import wait_until, wait_until_async
 
 SLOW = """
@@ -37,16 +35,6 @@ SLOW = """
 async def rig(redis: Redis, valkey_server: dict[str, Any], prefix: str) -> AsyncIterator[RuntimeRig]:
     async with RuntimeRig(redis, valkey_server, prefix) as rig:
         yield rig
-
-
-@pytest.fixture
-def own_valkey() -> Iterator[ValkeyServer]:
-    server = ValkeyServer(append_only=True)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
 
 
 async def held(rig: RuntimeRig, count: int) -> None:
@@ -261,49 +249,6 @@ async def test_leases_of_long_calls_are_extended(rig: RuntimeRig) -> None:
 
     await wait_until_async(young, "the lease was extended")
     assert len(await rig.replies(1)) == 1
-
-
-async def test_a_redis_that_restarts_costs_no_call(own_valkey: ValkeyServer, prefix: str) -> None:
-    redis = connect(RedisSettings.from_json(own_valkey.settings))
-    await load_all(redis)
-    async with RuntimeRig(redis, own_valkey.settings, prefix) as rig:
-        await rig.run(SLOW)
-        running = await rig.append(call(b'{"s": 1.5}'))
-        queued = await rig.append(event(b'{"s": 0}'))
-        await held(rig, 1)
-
-        own_valkey.kill()
-        await asyncio.sleep(2)  # the running call ends while Redis is away
-        own_valkey.start()
-
-        assert (await rig.replies(1))[running.reply_token].payload == b'{"s": 1.5}'
-        # Scripts are gone with the restart, until the controller loads them again.
-        await load_all(redis)
-
-        async def finished() -> bool:
-            return await rig.queued(rig.queue.async_) == (0, 0)
-
-        await wait_until_async(finished, "the event is finished")
-        assert queued.invocation_id
-        assert (await rig.invoke(b'{"s": 0}')).error_kind == ERROR_NONE
-        assert await rig.drain() == 0
-    await redis.aclose()
-
-
-async def test_what_was_delivered_on_a_connection_that_broke_is_found_again(rig: RuntimeRig) -> None:
-    await rig.run()
-    # As if the reply to a read had been lost: leased to the instance, never seen by it.
-    record = await rig.append(call(b'"lost"'))
-    stolen = await command(
-        rig.redis, *("XREADGROUP", "GROUP", "g", rig.instance_id, "COUNT", 1, "STREAMS", rig.queue.sync, ">")
-    )
-    if stolen is None:
-        # The instance's own blocked read was quicker.
-        assert record.reply_token in await rig.replies(1)
-        return
-    await command(rig.redis, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-
-    assert (await rig.replies(1))[record.reply_token].payload == b'"lost"'
 
 
 async def test_code_in_several_chunks_is_verified_unpacked_and_shared(rig: RuntimeRig) -> None:

@@ -184,6 +184,13 @@ class RuntimeRig:
             frames[frame.token] = frame
         return frames
 
+    async def reply_to(self, record: Invocation) -> ReplyFrame:
+        """The reply to a call, past repeated ones: what a broken connection left unconfirmed is sent again."""
+        while True:
+            frames = await self.replies(1)
+            if record.reply_token in frames:
+                return frames[record.reply_token]
+
     async def invoke(self, payload: bytes | None = b"{}", **changes: Any) -> ReplyFrame:
         """Queue a sync call and wait for its reply."""
         record = await self.append(call(payload, **changes))
