@@ -103,11 +103,12 @@ class FunctionState:
     def note_needed(self, now_s: float, decision: Decision) -> None:
         """Remember what the load needs, also what only the counters have seen of it.
 
-        Before the first results the need is a guess that errs on the side of starting. It is not remembered, or the
-        instances that a first burst of short calls turns out not to need would stay for the whole idle window.
+        Before the first results the need is a guess that errs on the side of starting. No more than one instance of
+        it is remembered, or those that a first burst of short calls turns out not to need would stay for the whole
+        idle window. That one is: a first call may be over before any counter tells of it.
         """
         used = math.ceil(self.demand.slots_used(now_s) / self.spec.scale.concurrency)
-        needed = used if self.demand.handler_s is None else max(decision.needed, used)
+        needed = max(min(decision.needed, 1) if self.demand.handler_s is None else decision.needed, used)
         self.demand.note_needed(now_s, min(needed, self.spec.scale.max_instances))
 
     @property
