@@ -6,6 +6,8 @@ import pytest
 from forebay_cli import child_logs
 from forebay_cli.child_logs import LogFile, readable
 from forebay_cli.client import endpoint, error_text
+from forebay_cli.demo import own_lines
+from forebay_cli.demo_burst import Burst
 from forebay_cli.errors import UserError
 from forebay_cli.restarts import DELAY_MAX_S, STABLE_S, RestartPolicy
 from forebay_cli.status_view import COLUMNS, row
@@ -111,3 +113,20 @@ def test_changes_belong_to_the_direct_member_they_lie_in() -> None:
     folder = Path("/f")
 
     assert touched(folder, ["/f/api/lib/a.py", "/f/report.py", "/f"]) == {"api", "report.py"}
+
+
+def test_one_invocations_log_is_what_lies_between_its_start_and_its_report() -> None:
+    log = ["INIT_START", "START a", "hello", "END a", "REPORT a", "START b", "REPORT b"]
+
+    assert own_lines(log, " a") == ["START a", "hello", "END a", "REPORT a"]
+    assert own_lines(log[:4], " a") is None
+    assert own_lines(log, " c") is None
+
+
+def test_a_burst_remembers_the_most_it_saw() -> None:
+    burst = Burst("http://x", "f", 200)
+    instances = {"starting": 2, "idle": 1, "busy": 4, "draining": 1}
+
+    assert burst.saw({"queued": 9, "instances": instances}) == 8
+    assert burst.saw({"queued": 1, "instances": dict.fromkeys(instances, 0)}) == 0
+    assert (burst.most_instances, burst.most_queued) == (8, 9)
