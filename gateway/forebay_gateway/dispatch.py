@@ -79,7 +79,7 @@ class SyncCall(Waiting):
             self.dispatcher.drop_body(self.body_key)
             self.fail(lambda_errors.deleted(self.function.entry.arn))
         elif isinstance(reply, RedisUnavailable):
-            self.fail(lambda_errors.unavailable(MAY_RUN))
+            self.fail(lambda_errors.unconfirmed(MAY_RUN))
         else:
             self.dispatcher.drop_body(self.body_key)
             self.fail(lambda_errors.unavailable(f"Redis refused the call: {reply}"))
@@ -88,7 +88,7 @@ class SyncCall(Waiting):
         """The caller's wait is over: whether the call has started decides what it is told."""
         if self.entry_id is None:
             self.over = True
-            self.fail(lambda_errors.unavailable(MAY_RUN))
+            self.fail(lambda_errors.unconfirmed(MAY_RUN))
         else:
             self.dispatcher.cancel(self, self._cancelled)
 
@@ -306,7 +306,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             # Only a gateway that stops, and whose time for that is up, cancels requests.
             self.take_back(call)
-            raise counted(function, lambda_errors.unavailable(STOPPED)) from None
+            raise counted(function, lambda_errors.unconfirmed(STOPPED)) from None
         except Refusal as refusal:
             raise counted(function, refusal) from None
         finally:

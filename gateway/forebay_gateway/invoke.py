@@ -136,7 +136,10 @@ class InvokeHandler:
                 )
                 status, head, body = _STATUS_OK, reply_head(reply, log_tail=request.log_tail), reply.payload
         except Refusal as refusal:
-            status, head, body = refusal.status, header_lines(refusal.headers()), refusal.body()
+            if refusal.may_run:
+                status, head, body = _STATUS_OK, _FAILED_HEAD, refusal.function_error(uuid_text(invocation_id))
+            else:
+                status, head, body = refusal.status, header_lines(refusal.headers()), refusal.body()
         except ClientLeft:
             return
         request_id = uuid_text(invocation_id).encode()
@@ -231,6 +234,7 @@ def header_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
 
 
 _PLAIN_HEAD = header_lines([CONTENT_TYPE, (b"x-amz-executed-version", LATEST.encode())])
+_FAILED_HEAD = header_lines([CONTENT_TYPE, _FUNCTION_ERROR])
 
 
 def parse_target(segment: bytes, query: bytes, region: str, account: str) -> Target:

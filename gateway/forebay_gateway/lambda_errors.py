@@ -5,6 +5,7 @@ Texts are part of the wire format: clients match on them (AWS's answers as obser
 
 import json
 
+from forebay_common.function_errors import error_document
 from forebay_gateway import counters
 
 CONTENT_TYPE = (b"content-type", b"application/json")
@@ -33,10 +34,20 @@ class Refusal(Exception):  # noqa: N818 - not an error of ours: the answer to a 
     """A call that gets no result: HTTP `status`, Lambda's `error_type` and `message`, and what to count it as.
 
     `reason` is Lambda's throttle reason; `retry_after_s` goes into the `Retry-After` header unless it is 0.
+    `may_run`: the call may have run, or run still. AWS clients send a call again after any 5xx, so to them this is
+    answered as a function error (`function_error`), which they do not.
     """
 
     def __init__(
-        self, status: int, error_type: str, message: str, outcome: str, *, reason: str = "", retry_after_s: int = 0
+        self,
+        status: int,
+        error_type: str,
+        message: str,
+        outcome: str,
+        *,
+        reason: str = "",
+        retry_after_s: int = 0,
+        may_run: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -45,6 +56,11 @@ class Refusal(Exception):  # noqa: N818 - not an error of ours: the answer to a 
         self.outcome = outcome
         self.reason = reason
         self.retry_after_s = retry_after_s
+        self.may_run = may_run
+
+    def function_error(self, request_id: str) -> bytes:
+        """The body of a function error that says the same."""
+        return error_document("Runtime.Unknown", f"RequestId: {request_id} Error: {self.message}")
 
     def body(self) -> bytes:
         """The JSON body, as Lambda shapes it."""
@@ -143,7 +159,7 @@ def not_started() -> Refusal:
 def wait_over() -> Refusal:
     """The caller's wait is over and the call may be running."""
     message = "The wait for this call is over. It had been handed to an instance and may still be running."
-    return Refusal(504, "ServiceException", message, counters.WAIT_OVER)
+    return Refusal(504, "ServiceException", message, counters.WAIT_OVER, may_run=True)
 
 
 def cannot_start(reason: str, retry_after_s: int) -> Refusal:
@@ -156,6 +172,11 @@ def cannot_start(reason: str, retry_after_s: int) -> Refusal:
 def unavailable(message: str) -> Refusal:
     """Redis is away; the message says what became of the call."""
     return Refusal(503, "ServiceException", message, counters.UNAVAILABLE, retry_after_s=RETRY_AFTER_S)
+
+
+def unconfirmed(message: str) -> Refusal:
+    """Nobody can tell any more what became of a sync call; the message says why."""
+    return Refusal(503, "ServiceException", message, counters.UNAVAILABLE, may_run=True)
 
 
 def failed(message: str) -> Refusal:

@@ -67,12 +67,15 @@ class TestWaitOver:
         keys = [key async for key in redis.scan_iter(match=f"{function.queue.keys.base}:body:*")]
         assert keys == []
 
-    async def test_a_call_that_was_taken_may_still_run(self, function: Deployed, http: httpx.AsyncClient) -> None:
+    async def test_a_call_that_was_taken_may_still_run_so_no_client_is_made_to_send_it_again(
+        self, function: Deployed, http: httpx.AsyncClient
+    ) -> None:
         async with function.served(silent):
             response = await http.post(function.path, headers={"x-forebay-wait-ms": "200"})
-        assert response.status_code == 504
-        assert response.headers["x-amzn-errortype"] == "ServiceException"
-        assert "may still be running" in response.json()["Message"]
+        assert response.status_code == 200
+        assert response.headers["x-amz-function-error"] == "Unhandled"
+        assert response.json()["errorType"] == "Runtime.Unknown"
+        assert "may still be running" in response.json()["errorMessage"]
 
     async def test_the_wait_is_the_functions_own_rule_unless_less_is_asked(
         self, function: Deployed, http: httpx.AsyncClient
