@@ -38,6 +38,8 @@ PROCESS_GROUP = "process_group"
 OPEN_DIR = 0o711
 
 SANDBOX = Path(forebay_handlers.__file__).with_name("sandbox.py")
+# By its file: `-m` loads half a dozen modules more, and this start is the cold start. The layout is the wheel's.
+RUNTIME = SANDBOX.parents[1] / "forebay_runtime" / "__main__.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +282,7 @@ class LocalBackend:
 
     def _spawn_runtime(self, folder: InstanceFolder) -> subprocess.Popen[bytes]:
         command = [
-            sys.executable, "-m", "forebay_runtime",
+            sys.executable, "-I", str(RUNTIME),
             "--settings", str(folder.settings), "--credentials", str(folder.credentials),
         ]  # fmt: skip
         environment = {"PATH": os.environ.get("PATH", os.defpath)}

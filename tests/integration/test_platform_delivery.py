@@ -98,7 +98,7 @@ def pid_of(platform: Platform, victim: str) -> int:
     if victim == "handler process":
         # The youngest process under a sandbox: handler processes are forked last.
         return max(platform.pids_of("zygote.py"))
-    word = {"runtime": "-m forebay_runtime", "sandbox": "sandbox.py", "controller": "-m forebay_controller"}
+    word = {"runtime": "forebay_runtime", "sandbox": "sandbox.py", "controller": "-m forebay_controller"}
     return platform.pids_of(word.get(victim, "-m forebay_gateway"))[0]
 
 

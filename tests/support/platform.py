@@ -119,7 +119,7 @@ class Platform:
         """Pids of the runtimes of one function's instances."""
         found = []
         for pid, command in self.processes().items():
-            if "-m forebay_runtime" in command:
+            if "forebay_runtime" in command:
                 settings = Path(command.split("--settings ")[1].split()[0])
                 with contextlib.suppress(FileNotFoundError):
                     if json.loads(settings.read_bytes())["name"] == name:
