@@ -119,7 +119,7 @@ class Supervisor:
             if await self._until_stop(self._start_all()):
                 await self._until_stop(self._on_ready(self))
                 if self.options.watch is not None:
-                    self._start(self._watcher_part())
+                    self._start_watcher()
                 await self._stop.wait()
         finally:
             await self._drain()
@@ -205,9 +205,11 @@ class Supervisor:
         # SIGKILL at our death: without Valkey there is nothing left to drain, and instances look after themselves.
         return self._part(name, args, death_signal=signal.SIGKILL)
 
-    def _watcher_part(self) -> Part:
+    def _start_watcher(self) -> None:
         args = [sys.executable, "-P", "-m", "forebay_cli.watcher", str(self.options.watch), self.url]
-        return self._part(WATCHER, args, death_signal=signal.SIGTERM, stdout=None)
+        part = self._part(WATCHER, args, death_signal=signal.SIGTERM, stdout=None)
+        part.policy.served = True  # it has no readiness: it is started again from the first death on
+        self._start(part)
 
     def _part(
         self, name: str, args: Sequence[str], *, death_signal: int, stdout: int | None = subprocess.DEVNULL

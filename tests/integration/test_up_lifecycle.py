@@ -156,3 +156,7 @@ def test_a_watched_folder_is_deployed_and_deployed_again_at_each_save(tmp_path: 
         wait_until(lambda: "two: " in said() and "holds no file" in said(), "what is wrong is said")
         wait_until(lambda: "three: three.py defines none of" in said(), "what is wrong is said")
         assert platform.invoke("two")[0] == 2
+
+        kill(platform.pids_of("forebay_cli.watcher")[0])
+        (tmp_path / "one.py").write_text("def handler(event, context): return 111")
+        wait_until(lambda: said().count("one: deployed") == 3, "a watcher that died is started again")
