@@ -1,8 +1,8 @@
 """Calls another function by boto3, which every function has, as on Lambda; where the platform is, it is told.
 
-forebay deploy hello examples/hello
-forebay deploy caller examples/caller
-curl localhost:8480/fn/caller
+    forebay deploy hello examples/hello
+    forebay deploy caller examples/caller
+    curl localhost:8480/fn/caller
 """
 
 import json

@@ -1,9 +1,9 @@
 """A small HTTP API: routes, status codes, headers. Notes live in the instance's memory, so they go with it.
 
-forebay deploy notes examples/notes-api --max-instances 1
-curl -i localhost:8480/fn/notes/notes -d '{"text": "buy milk"}'
-curl -i localhost:8480/fn/notes/notes/1
-curl -i -X DELETE localhost:8480/fn/notes/notes/1
+    forebay deploy notes examples/notes-api --max-instances 1
+    curl -i localhost:8480/fn/notes/notes -d '{"text": "buy milk"}'
+    curl -i localhost:8480/fn/notes/notes/1
+    curl -i -X DELETE localhost:8480/fn/notes/notes/1
 """
 
 import base64
