@@ -25,6 +25,9 @@ ASYNC_RETRIES_DEFAULT = 2
 # Forebay's own bounds.
 CODE_CHUNK_BYTES = MIB  # one larger value would stall every other call on the same Redis
 CODE_TOTAL_MAX_BYTES = 2048 * MIB
+PACKAGE_FILES_MAX = 65_535  # what a zip without extensions can hold; reading a directory of more would take seconds
+PACKAGE_PATH_MAX_BYTES = KIB
+PACKAGE_LINK_MAX_BYTES = KIB
 CLAIM_CHECK_BYTES = 256 * KIB  # a payload above this travels under its own key, beside the queue
 CLAIM_TTL_S = 3_600
 REPLY_FRAME_MAX_BYTES = CLAIM_CHECK_BYTES

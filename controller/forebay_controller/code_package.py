@@ -1,6 +1,7 @@
 """What a code package may be: a zip that unpacks inside its folder, within Lambda's sizes. Pure, slow for a large one.
 
-The runtime unpacks with checks of its own; these are here so that a bad package is refused before anything changes.
+The runtime unpacks with checks of its own, which let through whatever these do; these are here so that a bad
+package is refused before anything changes.
 Texts and sizes are AWS's (Lambda quotas page and observed answers).
 """
 
@@ -23,11 +24,7 @@ EMPTY = "Uploaded file must be a non-empty zip"
 ZIPPED_TOO_LARGE = f"Zipped size must be smaller than {limits.ZIP_MAX_BYTES} bytes"
 UNZIPPED_TOO_LARGE = f"Unzipped size must be smaller than {limits.UNZIPPED_MAX_BYTES} bytes"
 
-FILES_MAX = 65_535
-"""What a zip without extensions can hold; reading a directory of more would take seconds."""
 DIRECTORY_MAX_BYTES = 16 * limits.MIB
-SYMLINK_TARGET_MAX_BYTES = 4_096
-PATH_MAX_BYTES = 4_096
 COMPONENT_MAX_BYTES = 255
 
 _READ_BYTES = limits.MIB
@@ -125,8 +122,8 @@ def _check_archive(archive: zipfile.ZipFile) -> None:
     entries = archive.infolist()
     if not entries:
         raise PackageError(EMPTY)
-    if len(entries) > FILES_MAX:
-        raise PackageError(f"The zip holds {len(entries)} files, {FILES_MAX} are allowed")
+    if len(entries) > limits.PACKAGE_FILES_MAX:
+        raise PackageError(f"The zip holds {len(entries)} files, {limits.PACKAGE_FILES_MAX} are allowed")
     if sum(entry.file_size for entry in entries) >= limits.UNZIPPED_MAX_BYTES:
         raise PackageError(UNZIPPED_TOO_LARGE)
     _check_tree(entries)
@@ -149,14 +146,17 @@ def _entry_path(entry: zipfile.ZipInfo) -> PurePosixPath:
     # zipfile cuts a name at a NUL byte: what it then reports is not what other tools see.
     if entry.orig_filename != name or not name:
         raise PackageError(f"The zip holds a name that cannot be unpacked: {entry.orig_filename!r}")
+    if "\\" in name:
+        raise PackageError(f"The zip holds a path with a backslash, folders are separated by '/': {name!r}")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise PackageError(f"The zip holds a path that leads out of the package: {name!r}")
     try:
-        sizes = [len(part.encode()) for part in path.parts]
+        size = len(name.encode())
+        longest = max((len(part.encode()) for part in path.parts), default=0)
     except UnicodeEncodeError as error:
         raise PackageError(f"The zip holds a name that cannot be unpacked: {name!r}") from error
-    if sum(sizes) + len(sizes) > PATH_MAX_BYTES or any(size > COMPONENT_MAX_BYTES for size in sizes):
+    if size > limits.PACKAGE_PATH_MAX_BYTES or longest > COMPONENT_MAX_BYTES:
         raise PackageError(f"The zip holds a path that is too long: {name[:100]!r}…")
     if not path.parts and not entry.is_dir():
         raise PackageError(f"The zip holds a file without a name: {name!r}")
@@ -197,7 +197,7 @@ def _check_link(entry: zipfile.ZipInfo, target_bytes: bytes) -> None:
 
 
 def _read_link(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    if entry.file_size > SYMLINK_TARGET_MAX_BYTES:
+    if entry.file_size > limits.PACKAGE_LINK_MAX_BYTES:
         raise PackageError(f"The zip holds a symbolic link that cannot be read: {entry.filename!r}")
     return archive.read(entry)
 

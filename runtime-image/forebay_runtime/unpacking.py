@@ -8,12 +8,15 @@ import shutil
 import stat
 import zipfile
 
-from forebay_common.limits import MIB, UNZIPPED_MAX_BYTES
+from forebay_common.limits import (
+    MIB,
+    PACKAGE_FILES_MAX,
+    PACKAGE_LINK_MAX_BYTES,
+    PACKAGE_PATH_MAX_BYTES,
+    UNZIPPED_MAX_BYTES,
+)
 from forebay_runtime.code import CodeError
 
-FILES_MAX = 100_000
-PATH_MAX_BYTES = 1024
-LINK_MAX_BYTES = 1024
 _COPY_BYTES = MIB
 
 
@@ -67,19 +70,26 @@ def safe_parts(name: str) -> list[str]:
     """A member's path as its parts. Raises CodeError for one that is absolute, leaves the folder or has odd names."""
     parts = [part for part in name.split("/") if part not in {"", "."}]
     odd = name.startswith("/") or ".." in parts or "\0" in name or "\\" in name or not parts
-    if odd or len(os.fsencode(name)) > PATH_MAX_BYTES:
+    if odd or len(os.fsencode(name)) > PACKAGE_PATH_MAX_BYTES:
         raise CodeError(f"it has a member with the path {name[:200]!r}")
     return parts
 
 
+def _is_own_folder(name: str) -> bool:
+    """Whether a member is the package's own folder (`./`), which some tools list."""
+    return name.startswith(".") and name.endswith("/") and not set(name.split("/")) - {"", "."}
+
+
 def _unpack_all(archive: zipfile.ZipFile, folder: str) -> None:
     members = archive.infolist()
-    if len(members) > FILES_MAX:
-        raise CodeError(f"it has {len(members)} members, {FILES_MAX} are allowed")
+    if len(members) > PACKAGE_FILES_MAX:
+        raise CodeError(f"it has {len(members)} members, {PACKAGE_FILES_MAX} are allowed")
     os.chmod(folder, 0o755)  # noqa: S103 - handlers run as another user
     room = UNZIPPED_MAX_BYTES
     links = []
     for member in members:
+        if _is_own_folder(member.orig_filename):
+            continue
         parts = safe_parts(member.orig_filename)
         path = os.path.join(folder, *parts)
         mode = member.external_attr >> 16
@@ -127,10 +137,10 @@ def _write_file(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str, *,
 
 
 def _link_target(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
-    if member.file_size > LINK_MAX_BYTES:
+    if member.file_size > PACKAGE_LINK_MAX_BYTES:
         raise CodeError(f"its link {member.filename[:200]!r} is too long")
     with archive.open(member) as source:
-        return os.fsdecode(source.read(LINK_MAX_BYTES))
+        return os.fsdecode(source.read(PACKAGE_LINK_MAX_BYTES))
 
 
 def _make_links(folder: str, links: list[tuple[str, str]]) -> None:

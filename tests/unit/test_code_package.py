@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from forebay_common import limits
 from forebay_controller.code_package import (
     EMPTY,
-    FILES_MAX,
     UNREADABLE,
     UNZIPPED_TOO_LARGE,
     ZIPPED_TOO_LARGE,
@@ -27,6 +26,7 @@ from forebay_controller.code_package import (
     decode_base64,
     read_package,
 )
+from forebay_runtime.unpacking import unpack
 
 HANDLER = b"def handler(event, context):\n    return event\n"
 
@@ -55,6 +55,17 @@ def refusal(data: bytes) -> str:
     with pytest.raises(PackageError) as caught:
         read_package(data)
     return str(caught.value)
+
+
+def unpacked(data: bytes, outer: Path) -> Path:
+    """The folder in `outer` into which the runtime unpacks a package."""
+    root = outer / "root"
+    root.mkdir()
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        unpack(file.fileno(), str(root))
+    return root
 
 
 def test_an_ordinary_package_is_read_and_named_by_its_digest() -> None:
@@ -150,6 +161,21 @@ def test_a_name_that_is_cut_at_a_nul_is_refused() -> None:
 
 def test_a_path_that_is_too_long_is_refused() -> None:
     assert "too long" in refusal(zip_of(("a" * 256, b"x")))
+    assert "too long" in refusal(zip_of(("a/" * 600 + "b", b"x")))
+
+
+def test_the_longest_path_and_link_and_the_folder_itself_can_be_unpacked(tmp_path: Path) -> None:
+    longest = "a/" * 511 + "bc"
+    target = "./" * 511 + "a"
+    data = zip_of(("./", b""), (longest, b"x"), link("l", target))
+    read_package(data)
+    root = unpacked(data, tmp_path)
+    assert (root / longest).read_bytes() == b"x"
+    assert (root / "l").resolve() == root / "a"
+
+
+def test_a_path_as_windows_writes_it_is_refused() -> None:
+    assert "backslash" in refusal(zip_of(("pkg\\app.py", HANDLER)))
 
 
 def test_a_bomb_is_refused_by_what_it_declares() -> None:
@@ -178,9 +204,9 @@ def test_a_directory_of_too_many_files_is_refused_before_it_is_read() -> None:
 def test_more_files_than_allowed_are_refused() -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        for number in range(FILES_MAX + 1):
+        for number in range(limits.PACKAGE_FILES_MAX + 1):
             archive.writestr(f"{number:x}", b"")
-    assert f"{FILES_MAX} are allowed" in refusal(out.getvalue())
+    assert f"{limits.PACKAGE_FILES_MAX} are allowed" in refusal(out.getvalue())
 
 
 def test_base64_longer_than_one_step_is_decoded_whole() -> None:
@@ -202,26 +228,15 @@ NAMES = st.text(alphabet="ab./\\ ~-", min_size=1, max_size=12)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(NAMES, st.booleans(), st.text(alphabet="ab./", max_size=8)), min_size=1, max_size=6))
 def test_whatever_is_accepted_unpacks_inside_its_folder(files: list[tuple[str, bool, str]]) -> None:
-    """Unpack accepted zips literally, links as links: nothing is ever written or reachable outside."""
+    """What is accepted, the runtime unpacks, and then nothing is written or reachable outside."""
     data = zip_of(*(link(name, text) if is_link else (name, text.encode()) for name, is_link, text in files))
     try:
         read_package(data)
     except PackageError:
         return
-    with tempfile.TemporaryDirectory() as outer, zipfile.ZipFile(io.BytesIO(data)) as archive:
-        root = Path(outer, "root").resolve()
-        root.mkdir()
-        for info in archive.infolist():
-            place = root / info.filename
-            if info.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
-                continue
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if stat.S_ISLNK(info.external_attr >> 16):
-                place.symlink_to(archive.read(info).decode())
-            else:
-                place.write_bytes(archive.read(info))
-        assert list(Path(outer).iterdir()) == [root]
+    with tempfile.TemporaryDirectory() as outer:
+        root = unpacked(data, Path(outer).resolve())
+        assert list(root.parent.iterdir()) == [root]
         for place in root.rglob("*"):
             real = os.path.realpath(place)
             assert os.path.commonpath([real, root]) == str(root)

@@ -149,7 +149,7 @@ def test_sizes_are_counted_and_not_believed(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_number_of_members_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpacking, "FILES_MAX", 3)
+    monkeypatch.setattr(unpacking, "PACKAGE_FILES_MAX", 3)
 
     with pytest.raises(CodeError, match="4 members"):
         unpack_bytes(zipped([(f"f{number}", b"", FILE) for number in range(4)]), tmp_path / "task")
