@@ -38,6 +38,7 @@ DEAD_LETTERS_MAX = 1_000
 DEAD_LETTER_TTL_S = 14 * 86_400  # from a function's last dead letter on
 WAIT_DEFAULT_MS = 30_000
 WAIT_MARGIN_MS = 10_000  # a function with a long timeout is waited for this much longer than its timeout
+INIT_MIN_MS = 20_000  # to initialise; as long as its timeout where that is longer
 MAX_INSTANCES_DEFAULT = 20
 IDLE_DEFAULT_S = 60
 LEASE_MS = 30_000

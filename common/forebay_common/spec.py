@@ -64,6 +64,14 @@ class FunctionSpec:
         """`NAMESPACE/NAME`."""
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def init_timeout_ms(self) -> int:
+        """How long an instance's initialisation may take.
+
+        Less than its first caller waits, so that the caller hears that it timed out, not that nothing was free.
+        """
+        return max(limits.INIT_MIN_MS, self.timeout_s * 1000)
+
     def with_changes(self, **changes: Any) -> Self:
         """A copy with some members replaced."""
         return replace(self, **changes)

@@ -27,7 +27,6 @@ from forebay_controller.interfaces import ExitReport, InstanceStartError, Runnin
 from forebay_controller.interpreters import Interpreter, find_interpreter, own_interpreter
 from forebay_controller.process_watch import WatchedProcess
 
-INIT_TIMEOUT_MIN_MS = 30_000
 LOG_FILE_MAX_BYTES = 8 * limits.MIB
 LOG_FILES_MAX = 20
 LOG_CHECK_S = 10
@@ -250,7 +249,7 @@ class LocalBackend:
                 "boto_path": boto_path,
                 "retry_delays_ms": _retry_delays_ms(spec, settings.retry_delays_s),
                 "lease_ms": limits.LEASE_MS,
-                "init_timeout_ms": max(INIT_TIMEOUT_MIN_MS, spec.timeout_s * 1000),
+                "init_timeout_ms": spec.init_timeout_ms,
                 "log_path": str(log_dir / f"{instance_id}.log"),
             },
         )

@@ -6,6 +6,7 @@ import pytest
 
 from forebay_common import limits
 from forebay_common.routing import RoutingEntry
+from forebay_common.spec import FunctionSpec
 from forebay_gateway import admission
 from forebay_gateway.admission import SAMPLE_SPACING_S, SAMPLE_TTL_S, Sample
 
@@ -98,6 +99,13 @@ def test_events(changes: dict[str, Any], size_bytes: int, queued: int, status: i
 )
 def test_wait(own_rule: int, timeout_ms: int, asked: int, wait: int) -> None:
     assert admission.wait_ms(entry(wait_ms=own_rule), timeout_ms, asked) == wait
+
+
+@pytest.mark.parametrize("timeout_s", [1, 15, 20, 25, limits.TIMEOUT_MAX_S])
+def test_an_initialisation_ends_before_its_first_callers_wait(timeout_s: int) -> None:
+    spec = FunctionSpec("default", "f", "u", "python3.11", "app.handler", "", 0, timeout_s=timeout_s)
+    assert spec.init_timeout_ms >= timeout_s * 1000
+    assert spec.init_timeout_ms + limits.WAIT_MARGIN_MS <= admission.wait_ms(entry(), timeout_s * 1000, 0)
 
 
 class TestSample:
