@@ -89,12 +89,12 @@ def out_of_memory(request_id: str) -> bytes:
 
 
 def log_lines(document: "Document") -> str:
-    """An error as Lambda writes it to the function's log."""
+    """An error as Lambda writes it to the function's log; what has no UTF-8 (a lone surrogate) as its escape."""
     lines = [f"[ERROR] {document['errorType']}: {document['errorMessage']}"]
     if document["stackTrace"]:
         lines.append("Traceback (most recent call last):")
         lines.extend(line.rstrip("\n") for line in document["stackTrace"])
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def text_of(error: BaseException) -> str:

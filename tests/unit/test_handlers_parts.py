@@ -98,6 +98,18 @@ def test_an_out_of_memory_document_is_the_platforms() -> None:
     assert errors.too_large(json.dumps) == response_too_large(errors.RESPONSE_MAX_BYTES)
 
 
+def test_an_error_that_has_no_utf8_is_logged_all_the_same() -> None:
+    document: errors.Document = {
+        "errorMessage": "half of \ud83d\ude00: \ud83d",
+        "errorType": "ValueError",
+        "requestId": "",
+        "stackTrace": ["  File x\n"],
+    }
+    logged = errors.log_lines(document)
+    assert logged.encode().startswith(b"[ERROR] ValueError: half of ")
+    assert logged.endswith("\\ud83d\nTraceback (most recent call last):\n  File x\n")
+
+
 @pytest.mark.parametrize(("code", "status"), [(None, 0), (0, 0), (3, 3), (256, 0), (-1, 255), (True, 1)])
 def test_exit_statuses_are_pythons(code: object, status: int) -> None:
     assert errors.exit_status(SystemExit(code)) == status
