@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from redis.asyncio import Redis
 
+from forebay_common import logs
 from forebay_common.keys import PlatformKeys
 from forebay_common.queue import (
     CONTROLLER_CONSUMER,
@@ -40,6 +41,8 @@ from forebay_controller.instances import (
 )
 from forebay_controller.interfaces import FunctionSource, InstanceBackend, RunningInstance
 from forebay_controller.metrics import Metrics
+
+_log = logs.get(__name__)
 
 COMING_UP_S = 2.0
 """For so long a starting instance takes part in the bound on starts at once; one whose init is slow by itself must
@@ -254,8 +257,7 @@ class Reconciler:
         state.note_needed(now_s, decision)
         self._start(state, decision, now_s)
         for instance_id in to_drain(state.instances.values(), state.spec.revision, decision.drain):
-            self._metrics.decided("drain", decision.reason, 1)
-            self._actions.drain(state, instance_id)
+            self._drain(state, instance_id, decision.reason)
         if state.hopeless and state.seen.sync.queued and state.backoff.blocks(now_s):
             self._actions.refuse_queued(state)
         state.status = state.observed_status(decision, self._unix_offset_s)
@@ -277,6 +279,7 @@ class Reconciler:
             self._total += count
             self._coming_up += count
             self._metrics.decided("start", decision.reason, count)
+            _log.info("starting instances: %d (%s)", count, decision.reason, extra={"function": state.spec.key})
         elif decision.desired > state.serving:
             self._metrics.decided("hold", decision.reason, 1)
 
@@ -287,8 +290,12 @@ class Reconciler:
         leaving = any(i.state is State.DRAINING for s in self._populated.values() for i in s.instances.values())
         since_s, state, instance = min(idle, key=lambda entry: entry[0], default=(now_s, asking, None))
         if instance is not None and not leaving and now_s - since_s >= ROOM_IDLE_S:
-            self._metrics.decided("drain", Reason.PLATFORM_FULL, 1)
-            self._actions.drain(state, instance.instance_id)
+            self._drain(state, instance.instance_id, Reason.PLATFORM_FULL)
+
+    def _drain(self, state: FunctionState, instance_id: str, reason: Reason) -> None:
+        self._metrics.decided("drain", reason, 1)
+        _log.info("draining an instance (%s)", reason, extra={"function": state.spec.key, "instance": instance_id})
+        self._actions.drain(state, instance_id)
 
 
 async def _nothing_seen() -> list[QueueState | None]:

@@ -136,8 +136,12 @@ class Registry:
             settings_rules.check(wanted)
             if old is None:
                 assert package is not None
-                return await self._create(wanted, package, visible_s)
-            return await self._update(old, wanted, package, visible_s)
+                new = await self._create(wanted, package, visible_s)
+            else:
+                new = await self._update(old, wanted, package, visible_s)
+        done = "created" if old is None else "updated"
+        _log.info("function %s", done, extra={"function": new.key, "revision": new.revision})
+        return new
 
     async def annotate(self, name: str, decide: Decision) -> None:
         """Change what a record only carries (tags): neither its revision nor its status moves.
@@ -166,6 +170,7 @@ class Registry:
                 self._restore_later(spec.uid)
                 raise
             self._tell(spec.uid)
+        _log.info("function deleted", extra={"function": spec.key})
         job = partial(self._finish_delete, gone, retire)
         await asyncio.wait({self._deferred.schedule(("delete", spec.uid), 0, job)}, timeout=DELETE_WAIT_S)
         return True

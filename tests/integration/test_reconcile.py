@@ -1,6 +1,7 @@
 """The controller against a real Valkey: what it starts, drains and tells, with instances that do as the test says."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 
@@ -126,6 +127,19 @@ async def test_scale_to_zero_drains_idle_instances_and_leaves_the_busy_one_alone
     await rig.leave(busy)
     await until(lambda: rig.controller.get_status(spec.uid) == FunctionStatus(), "nothing is left")
     await until(lambda: rig.source.statuses[-1][1].capacity == 0, "that is announced")
+
+
+async def test_each_decision_is_logged_with_its_reason(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "forebay_controller")
+    spec = await rig.create(idle_s=0.1)
+    await rig.call(spec)
+    await until(lambda: rig.backend.started, "an instance is started")
+    instance_id = rig.backend.started[0]
+    await rig.beat(instance_id)
+    await rig.finish(instance_id, await rig.lease(instance_id))
+    await until(lambda: rig.controller.get_status(spec.uid).draining == 1, "it is idle and leaves")
+    logged = [(r.getMessage(), r.__dict__["function"]) for r in caplog.records if r.levelno == logging.INFO]
+    assert logged == [("starting instances: 1 (work)", spec.key), ("draining an instance (idle)", spec.key)]
 
 
 async def test_an_update_is_applied_when_the_old_instance_says_that_it_takes_no_more_calls(rig: Rig) -> None:
