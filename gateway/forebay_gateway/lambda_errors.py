@@ -180,5 +180,10 @@ def unconfirmed(message: str) -> Refusal:
 
 
 def failed(message: str) -> Refusal:
-    """The platform itself failed the call."""
+    """The platform itself failed the call before it could run."""
     return Refusal(500, "ServiceException", message, counters.UNAVAILABLE)
+
+
+def answer_lost(message: str) -> Refusal:
+    """An instance has answered the call, and the answer cannot be had."""
+    return Refusal(500, "ServiceException", message, counters.UNAVAILABLE, may_run=True)

@@ -1,8 +1,8 @@
 """The reply list of this process: read on a connection of its own, and each frame given to the call it belongs to.
 
 A frame counts only with its call's secret token, and a call takes one reply, once. A reply is one frame, or a
-head, chunks and an end in sequence; the payloads of a sequence make one result. What lies under a claim is
-fetched and deleted.
+head, chunks and an end in sequence, whose payloads make one result; an error ends it at any point. What lies under
+a claim is fetched and deleted.
 """
 
 import asyncio
@@ -117,9 +117,7 @@ class ReplyReader:
             self._route(call, data)
         except (CodecError, BrokenReply) as error:
             self._counters.bad_replies += 1
-            del self.waiting[call.token]
-            if not call.future.done():
-                call.future.set_exception(lambda_errors.failed(f"The reply could not be read: {error}"))
+            self._lose(call, f"The reply could not be read: {error}")
 
     def _route(self, call: Waiting, data: bytes) -> None:
         if len(data) < _HEADER_BYTES:
@@ -138,6 +136,8 @@ class ReplyReader:
         frame = frames.ReplyFrame.decode(data)
         if not add_frame(call, frame):
             return
+        # Spent from here on: an instance that lost its connection tells again, perhaps while claims are fetched.
+        del self.waiting[call.token]
         reply = Reply(b"", frame.error_kind, frame.flags, frame.duration_us, frame.init_us)
         reply.version_run = frame.version_run
         reply.log_tail = frame.log_tail
@@ -160,11 +160,8 @@ class ReplyReader:
                 parts[position] = value
                 call.size += len(value)
                 self._collect(call, reply)
-            elif not call.future.done():
-                self.waiting.pop(call.token, None)
-                call.future.set_exception(
-                    lambda_errors.failed(f"The result of the call could not be fetched: {value!r}")
-                )
+            else:
+                self._lose(call, f"The result of the call could not be fetched: {value!r}")
 
         # One byte above the limit is enough to know that the result is too large.
         fetch = pack("GETRANGE", key, 0, limits.RESPONSE_MAX_BYTES) + pack("UNLINK", key)
@@ -178,6 +175,11 @@ class ReplyReader:
         if not call.future.done():
             call.future.set_result(reply)
 
+    def _lose(self, call: Waiting, reason: str) -> None:
+        self.waiting.pop(call.token, None)
+        if not call.future.done():
+            call.future.set_exception(lambda_errors.answer_lost(reason))
+
 
 _INLINE = bytes((INLINE,))
 
@@ -186,13 +188,13 @@ def add_frame(call: Waiting, frame: frames.ReplyFrame) -> bool:
     """Add a frame to its call's reply; True when the reply is complete.
 
     Raises BrokenReply for a frame out of order, a repeated one, a claim on a key that is no result, and a version
-    that is none.
+    that is none. An error has no order: who answers for a dead instance does not know how far its reply had come.
     """
-    if frame.sequence != call.next_sequence:
-        raise BrokenReply(f"frame {frame.sequence} came instead of {call.next_sequence}")
-    first = call.parts is None
-    if frame.kind != frames.KIND_ERROR and (frame.kind in {frames.KIND_WHOLE, frames.KIND_HEAD}) != first:
-        raise BrokenReply(f"a frame of kind {frame.kind} cannot be number {frame.sequence}")
+    if frame.kind != frames.KIND_ERROR:
+        if frame.sequence != call.next_sequence:
+            raise BrokenReply(f"frame {frame.sequence} came instead of {call.next_sequence}")
+        if (frame.kind in {frames.KIND_WHOLE, frames.KIND_HEAD}) != (call.parts is None):
+            raise BrokenReply(f"a frame of kind {frame.kind} cannot be number {frame.sequence}")
     if frame.payload is None and not frame.claim.startswith(CLAIM_PREFIX):
         raise BrokenReply("the claim is not on a result")
     if frame.version_run != LATEST and not frame.version_run.isdecimal():
