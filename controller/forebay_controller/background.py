@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from redis.exceptions import RedisError
+
+CANCEL_AGAIN_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -28,9 +30,7 @@ class Background:
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=timeout_s)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await end_tasks(late)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -41,3 +41,12 @@ class Background:
             _log.warning("%s failed: %s", task.get_name(), error)
         elif error is not None:
             _log.error("%s failed", task.get_name(), exc_info=error)
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: redis-py swallows a cancellation that meets it while it connects."""
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)

@@ -16,7 +16,7 @@ from forebay_common.queue import wakes
 from forebay_common.recovery import fail_queued_sync
 from forebay_common.scripts import load_all
 from forebay_controller.actions import Actions
-from forebay_controller.background import Background
+from forebay_controller.background import Background, end_tasks
 from forebay_controller.delivery import Delivery
 from forebay_controller.function_state import FunctionState
 from forebay_controller.instances import DRAIN_MARGIN_S
@@ -29,7 +29,6 @@ from forebay_controller.schedule import Schedule
 INSTANCES_MAX = 100
 STOP_DRAIN_S = 10.0
 STOP_KILL_S = 3.0
-CANCEL_AGAIN_S = 0.1
 RETIRE_KILL_S = 10.0
 """A retired function's instance that outlives its kill for so long is left to the operating system."""
 
@@ -151,7 +150,7 @@ class Controller:
 
     async def leave(self) -> None:
         """Stop looking; instances go on, and the next controller takes them up."""
-        await _end(self._loops)
+        await end_tasks(self._loops)
 
     async def stop(self) -> None:
         """Stop the platform's instances: each may finish what it holds within `stop_drain_s`, then it is killed."""
@@ -198,12 +197,3 @@ class Controller:
                 # Whatever runs a script here loads it itself; instances get theirs with the next reconnection.
                 _log.warning("could not load the scripts: %s", error)
             self._schedule.wake_all()
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended: redis-py swallows a cancellation that meets it while it connects."""
-    running = set(tasks)
-    while running:
-        for task in running:
-            task.cancel()
-        _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from redis.exceptions import RedisError
 
 from forebay_common import logs
+from forebay_controller.background import end_tasks
 
 RETRY_S = 1.0
 
@@ -32,10 +33,7 @@ class Deferred:
 
     async def close(self) -> None:
         """End everything that waits. What must not be lost is found again at the next start."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(list(self._tasks.values()))
 
     async def _run(self, key: Hashable, delay_s: float, job: Job) -> None:
         again_s: float | None = delay_s
