@@ -157,12 +157,11 @@ def drain(stage: Stage) -> list[Figure]:
 def _huey_rate(stage: Stage) -> float:
     """No-op tasks per second of a Huey consumer with a process for each of two cores."""
     environment = {**os.environ, "HUEY_SOCKET": stage.socket}
-    fill = [sys.executable, "-m", "benchmarks.huey_tasks", str(HUEY_EVENTS)]
+    fill = [sys.executable, "-c", f"from benchmarks.huey_tasks import fill; fill({HUEY_EVENTS})"]
     subprocess.run(fill, check=True, timeout=60, env=environment)
     started = time.perf_counter()
     consumer = stage.spawn(
-        str(Path(sys.executable).with_name("huey_consumer")),
-        "benchmarks.huey_tasks.huey",
+        *(sys.executable, "-m", "huey.bin.huey_consumer", "benchmarks.huey_tasks.huey"),
         *("-k", "process", "-w", "2"),
         environment=environment,
     )

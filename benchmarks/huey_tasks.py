@@ -1,10 +1,6 @@
-"""Huey's side of `drain`: `python -m benchmarks.huey_tasks COUNT` queues no-op tasks for `huey_consumer`.
-
-The Redis socket is given as HUEY_SOCKET.
-"""
+"""Huey's side of `drain`: no-op tasks and the consumer's instance. The Redis socket is given as HUEY_SOCKET."""
 
 import os
-import sys
 
 from huey import RedisHuey
 
@@ -19,6 +15,7 @@ def no_op() -> None:
 queue_no_op = huey.task()(no_op)
 
 
-if __name__ == "__main__":
-    for _ in range(int(sys.argv[1])):
+def fill(count: int) -> None:
+    """Queue tasks. To be called from another main module: Huey names a task by its module."""
+    for _ in range(count):
         queue_no_op()
