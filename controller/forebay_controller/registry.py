@@ -19,9 +19,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from forebay_common import logs
+from forebay_common.frames import ERROR_DELETED
 from forebay_common.function_table import publish_entry, remove_entry
 from forebay_common.keys import FunctionKeys, PlatformKeys
 from forebay_common.queue import VersionQueue, create_queues, delete_function_keys
+from forebay_common.recovery import fail_queued_sync
 from forebay_common.redis_client import command
 from forebay_common.routing import RoutingEntry
 from forebay_common.spec import FunctionSpec
@@ -338,6 +340,8 @@ class Registry:
         await self._remove_keys(self.keys(spec))
 
     async def _remove_keys(self, keys: FunctionKeys) -> None:
+        # An earlier process may have died before it told those who wait.
+        await fail_queued_sync(self._redis, self._platform, VersionQueue(keys), ERROR_DELETED, b"", leased=True)
         await delete_function_keys(self._redis, keys)
         self.code.forget(keys)
 

@@ -8,8 +8,10 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from forebay_common.frames import ERROR_DELETED, ERROR_INSTANCE_LOST
 from forebay_common.function_table import publish_entry, remove_entry
 from forebay_common.keys import PlatformKeys
+from forebay_common.queue import VersionQueue
 from forebay_common.redis_client import command
 from forebay_common.routing import RoutingEntry
 from forebay_common.spec import FunctionSpec
@@ -19,6 +21,7 @@ from forebay_controller.code_store import CodeStore
 from forebay_controller.interfaces import FunctionStatus
 from forebay_controller.registry import Place, Registry
 from support.management import HELLO, zip_of
+from support.queue_side import append, call, lease, replies
 from support.waiting import wait_until_async
 
 pytestmark = pytest.mark.usefixtures("no_leaked_keys")
@@ -229,6 +232,22 @@ async def test_a_deletion_that_died_half_way_is_finished(registries: Registries,
     again = await registries.start()
     assert again.functions() == {}
     assert await registries.keys() == {registries.platform.generation}
+
+
+async def test_callers_of_a_function_whose_deletion_died_are_told(registries: Registries) -> None:
+    registry = await registries.start()
+    made = await registry.change("hello", wanted(), PACKAGE, visible_s=0)
+    queue = VersionQueue(registry.keys(made))
+    await append(registries.redis, queue, held := call())
+    await lease(registries.redis, queue.sync, "i1")
+    await append(registries.redis, queue, waiting := call())
+    deleting = made.with_changes(state=rules.DELETING)
+    await command(registries.redis, "SET", registry.keys(made).spec(), deleting.to_json())
+
+    await registries.start()
+
+    told = {frame.token: frame.error_kind for frame in await replies(registries.redis, registries.platform)}
+    assert told == {waiting.reply_token: ERROR_DELETED, held.reply_token: ERROR_INSTANCE_LOST}
 
 
 async def test_an_entry_without_a_record_is_taken_out(registries: Registries) -> None:
