@@ -3,7 +3,7 @@ VENV := .venv
 AWS_VENV := .venv-aws
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench requirements clean
 
 help: ## Show what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,12 @@ format: $(VENV)/installed ## Put the code into the one form
 
 bench: $(VENV)/installed ## Measure, each figure a ratio in one run
 	$(BIN)/python -m benchmarks
+
+PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
+
+requirements: ## Pin the newest versions that pyproject.toml allows, with their hashes
+	$(PIN) --upgrade --extra local --group dev --output-file requirements/dev.txt pyproject.toml
+	echo 'awscli>=1.40' | $(PIN) --upgrade --output-file requirements/aws.txt -
 
 clean: ## Remove what make made
 	rm -rf $(VENV) $(AWS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
