@@ -20,6 +20,7 @@ from forebay_cli.processes import PROCESSES_FILE, ProcessIdentity, end_processes
 from forebay_controller.instance_folder import InstanceFolder
 
 RUN_DIR_PREFIX = "forebay-"
+PRIVATE_FOLDER = "private"
 SOCKET_PATH_MAX_BYTES = 107
 LONGEST_SOCKET = "instances/" + "0" * 32 + "/socket/control.sock"
 
@@ -119,11 +120,16 @@ def recorded_processes(run_dir: Path) -> Iterator[ProcessIdentity]:
 
 
 def make_run_dir() -> Path:
-    """A new 0700 folder with a path short enough for the Unix sockets in it."""
+    """A new 0700 folder with a path short enough for the Unix sockets in it.
+
+    Its folder `private` stays 0700 where the controller opens the run dir itself: without mount namespaces, handlers
+    that run as another user pass through it to their own files.
+    """
     for parent in (os.environ.get("XDG_RUNTIME_DIR"), "/tmp"):  # noqa: S108 - mkdtemp makes it 0700
         if parent and len(f"{parent}/{RUN_DIR_PREFIX}00000000/{LONGEST_SOCKET}".encode()) <= SOCKET_PATH_MAX_BYTES:
             with suppress(OSError):  # e.g. another user's XDG_RUNTIME_DIR after `su`
                 run_dir = Path(tempfile.mkdtemp(prefix=RUN_DIR_PREFIX, dir=parent))
                 (run_dir / PROCESSES_FILE).write_text("[]")
+                (run_dir / PRIVATE_FOLDER).mkdir(mode=0o700)
                 return run_dir
     raise UserError("cannot make a folder in /tmp: see that it exists and is writable")

@@ -24,7 +24,7 @@ from forebay_cli import embedded_valkey
 from forebay_cli.child_logs import LEVELS, ChildLog, Say
 from forebay_cli.embedded_valkey import RedisAddress
 from forebay_cli.errors import UserError
-from forebay_cli.folders import DataDir, make_run_dir
+from forebay_cli.folders import PRIVATE_FOLDER, DataDir, make_run_dir
 from forebay_cli.plain_http import get_ready
 from forebay_cli.processes import Child, ProcessTable, become_subreaper, raise_open_files
 from forebay_cli.restarts import RestartPolicy
@@ -175,13 +175,18 @@ class Supervisor:
     @property
     def controller_socket(self) -> Path:
         """Where the controller serves management calls."""
-        return self.run_dir / "controller.sock"
+        return self._sockets / "controller.sock"
+
+    @property
+    def _sockets(self) -> Path:
+        """Where handlers cannot pass, even if they may pass through the run dir (see `make_run_dir`)."""
+        return self.run_dir / PRIVATE_FOLDER
 
     def _start_valkey(self) -> RedisAddress:
         folder = self.options.data_dir / "valkey"
         folder.mkdir(exist_ok=True, mode=0o700)
         password = secrets.token_hex(32)
-        socket = self.run_dir / "valkey.sock"
+        socket = self._sockets / "valkey.sock"
         file = self._write_private("valkey.conf", embedded_valkey.configuration(socket, password, folder))
         args = [str(embedded_valkey.binary()), str(file)]
 

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -46,6 +47,15 @@ def test_it_tells_how_to_use_it(own_platform: Platform) -> None:
     assert "AWS_REGION=us-east-1" in printed
     assert re.search(r"functions  run in .*(namespaces|process groups)", printed)
     assert str(own_platform.data_dir) in printed
+
+
+def test_handlers_that_pass_through_the_run_dir_reach_no_socket_of_the_platform(own_platform: Platform) -> None:
+    folder = run_dir(own_platform)
+    sockets = [path for path in folder.rglob("*.sock") if "instances" not in path.parts]
+    assert {path.name for path in sockets} == {"controller.sock", "valkey.sock"}
+    for path in sockets:
+        assert path.parent != folder
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_functions_and_accepted_events_survive_a_restart_and_nothing_else_stays(own_platform: Platform) -> None:
