@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from uuid import uuid4
 
 import httpx
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from forebay_common import logs
 from forebay_common.limits import MANAGEMENT_REQUEST_MAX_BYTES, MIB
@@ -22,6 +22,8 @@ from forebay_gateway.lambda_errors import Refusal
 CONNECT_TIMEOUT_S = 5.0
 HEAD_TIMEOUT_S = 60.0
 """From the request's last byte to the response's head. What follows the head may take as long as it likes."""
+BODY_SILENCE_S = 30.0
+"""Between two pieces of a request's body: large ones take turns at the controller, so a stalled one holds up others."""
 CALLS_MAX = 256
 """Calls under way at once; each has a connection to the controller."""
 FETCH_TIMEOUT_S = 2.0
@@ -45,6 +47,10 @@ class _TooLargeError(Exception):
     """The request's body went above the limit while it was read."""
 
 
+class _SilentClientError(Exception):
+    """The client stopped sending before its body was complete."""
+
+
 class Forwarder:
     """The way to one controller. Every call has its own connection: none can be stale after a controller's restart."""
 
@@ -54,19 +60,21 @@ class Forwarder:
         *,
         request_max_bytes: int = MANAGEMENT_REQUEST_MAX_BYTES,
         head_timeout_s: float = HEAD_TIMEOUT_S,
+        body_silence_s: float = BODY_SILENCE_S,
     ) -> None:
         self._transport = httpx.AsyncHTTPTransport(
             uds=controller_socket, limits=httpx.Limits(max_connections=CALLS_MAX, max_keepalive_connections=0)
         )
         self._request_max_bytes = request_max_bytes
         self._head_timeout_s = head_timeout_s
+        self._body_silence_s = body_silence_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, *, raw_path: bytes | None = None) -> None:
         """Serve one HTTP request by the controller; `raw_path` replaces the path when it has another name there."""
         if _declared_length(scope["headers"]) > self._request_max_bytes:
             await _refuse(scope, send, self._too_large(scope))
             return
-        body = _Body(receive, self._request_max_bytes)
+        body = _Body(receive, self._request_max_bytes, self._body_silence_s)
         exchange = asyncio.create_task(self._exchange(scope, body, send, raw_path or scope["raw_path"]))
         leaving = asyncio.create_task(body.client_left())
         try:
@@ -114,6 +122,8 @@ class Forwarder:
             return
         except _TooLargeError:
             await _refuse(scope, send, self._too_large(scope))
+        except _SilentClientError:
+            await _refuse(scope, send, lambda_errors.body_timed_out())
         except httpx.PoolTimeout:
             await _refuse(scope, send, lambda_errors.throttled("CallerRateLimitExceeded"))
         except httpx.LocalProtocolError:
@@ -149,18 +159,19 @@ _UPLOADS = {("POST", "functions"): "CreateFunction", ("PUT", "code"): "UpdateFun
 class _Body:
     """A request's body as it arrives, bounded; once it is complete, the client's leaving."""
 
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, silence_s: float) -> None:
         self._receive = receive
         self._max_bytes = max_bytes
+        self._silence_s = silence_s
         self._complete = asyncio.Event()
         self.deadline: asyncio.Timeout | None = None
         self.after_s = 0.0
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body's pieces. Raises _ClientLeftError and _TooLargeError."""
+        """The body's pieces. Raises _ClientLeftError, _TooLargeError and _SilentClientError."""
         size = 0
         while True:
-            message = await self._receive()
+            message = await self._next()
             if message["type"] == "http.disconnect":
                 raise _ClientLeftError
             chunk = message.get("body", b"")
@@ -172,6 +183,13 @@ class _Body:
             if not message.get("more_body", False):
                 break
         self.ended()
+
+    async def _next(self) -> Message:
+        try:
+            async with asyncio.timeout(self._silence_s):
+                return await self._receive()
+        except TimeoutError:
+            raise _SilentClientError from None
 
     def ended(self) -> None:
         """The request is complete: from now on the response's head is waited for."""

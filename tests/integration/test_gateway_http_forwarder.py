@@ -85,7 +85,7 @@ async def controller(socket_path: Path) -> AsyncIterator[Controller]:
 
 @pytest.fixture
 async def client(socket_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    forwarder = Forwarder(str(socket_path), request_max_bytes=LIMIT_BYTES, head_timeout_s=0.5)
+    forwarder = Forwarder(str(socket_path), request_max_bytes=LIMIT_BYTES, head_timeout_s=0.5, body_silence_s=0.3)
     async with serving(forwarder) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as found:
         yield found
     await forwarder.close()
@@ -134,6 +134,20 @@ async def test_a_body_above_the_limit_is_refused_with_lambdas_error(
     assert answer.headers["x-amzn-errortype"] == "RequestEntityTooLargeException"
     assert answer.json() == {"message": "Request must be smaller than 1000000 bytes for the CreateFunction operation"}
     assert controller.bodies == []
+
+
+async def test_a_client_that_stops_sending_is_given_up_on_both_sides(
+    controller: Controller, client: httpx.AsyncClient
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"{"
+        await controller.client_left.wait()
+
+    answer = await client.post("/v1/silent", content=pieces())
+    assert answer.status_code == 408
+    assert answer.headers["x-amzn-errortype"] == "RequestTimeoutException"
+    async with asyncio.timeout(5):
+        await controller.client_left.wait()
 
 
 async def test_a_followed_log_comes_as_it_is_written_and_ends_with_its_reader(
