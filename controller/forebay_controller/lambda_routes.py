@@ -107,7 +107,8 @@ class LambdaApi:
     async def _answer(self, request: Request) -> Response:
         raw_path = request.scope["raw_path"].decode("ascii", errors="replace")
         found = self._model.match(request.method, raw_path, request.scope["query_string"].decode("latin-1"))
-        if found is None:
+        # An Invoke comes here only by another spelling of its path, which no client sends: the gateway serves it.
+        if found is None or found.operation.name == "Invoke":
             text = f"{request.method} {unquote(raw_path)[:200]} is no operation of this API"
             raise LambdaError("UnknownOperationException", text)
         name = found.operation.name

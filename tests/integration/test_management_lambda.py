@@ -437,6 +437,8 @@ async def test_errors_have_lambdas_headers_and_no_trace(api: Management) -> None
         assert invalid.json()["message"].startswith("3 validation errors detected: Value null at 'functionName'")
         unknown = await client.patch("/2015-03-31/functions")
         assert (unknown.status_code, unknown.headers["x-amzn-errortype"]) == (404, "UnknownOperationException")
+        spelled = await client.post("/2015-03-31/functions/hello/invocations/", content=b"{}")
+        assert (spelled.status_code, spelled.headers["x-amzn-errortype"]) == (404, "UnknownOperationException")
 
 
 async def test_code_storage_is_bounded_over_all_functions(redis: Redis, prefix: str, tmp_path: Path) -> None:
