@@ -5,6 +5,7 @@ Raw ASGI, since Invoke passes through here; FastAPI stands behind it for the gat
 
 from collections import Counter
 from collections.abc import Awaitable
+from uuid import uuid4
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -83,4 +84,5 @@ class Entry:
 
     async def _refuse(self, scope: Scope, send: Send, refusal: GuardRefusal) -> None:
         self._refusals[refusal.rule] += 1
-        await send_answer(send, HttpAnswer(refusal.status, refusal.headers(), refusal.body()), scope["method"])
+        headers = [*refusal.headers(), (b"x-amzn-requestid", str(uuid4()).encode())]
+        await send_answer(send, HttpAnswer(refusal.status, headers, refusal.body()), scope["method"])

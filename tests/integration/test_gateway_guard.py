@@ -4,6 +4,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -141,6 +142,7 @@ async def test_a_caller_without_authorization_gets_lambdas_error(
         assert_refused(answer)
         assert answer.headers["x-amzn-errortype"] == "MissingAuthenticationTokenException"
         assert answer.json() == {"message": "Missing Authentication Token"}
+        assert str(UUID(answer.headers["x-amzn-requestid"])) == answer.headers["x-amzn-requestid"]
     assert controller.paths == []
     assert app.invoked == []
 
