@@ -366,7 +366,7 @@ class Registry:
             base, closed, _ = raw.decode(errors="replace").partition("}")
             if closed:
                 found.add(base + closed)
-        for base in sorted(found - known):
+        for base in sorted(found - known - {self._platform.functions}):
             namespace, _, rest = base.removeprefix(tag_start).removesuffix("}").partition("/")
             name, _, uid = rest.partition("/")
             keys = self._platform.function(namespace, name, uid)

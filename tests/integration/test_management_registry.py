@@ -1,5 +1,6 @@
 """What the registry keeps across its process's death, and cleans up after it."""
 
+import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -232,6 +233,17 @@ async def test_a_deletion_that_died_half_way_is_finished(registries: Registries,
     again = await registries.start()
     assert again.functions() == {}
     assert await registries.keys() == {registries.platform.generation}
+
+
+async def test_a_restart_finds_nothing_to_remove_where_nothing_is_left_over(
+    registries: Registries, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = await registries.start()
+    await registry.change("hello", wanted(), PACKAGE, visible_s=0)
+    caplog.set_level(logging.INFO, "forebay_controller")
+    again = await registries.start()
+    assert [spec.name for spec in again.functions().values()] == ["hello"]
+    assert caplog.records == []
 
 
 async def test_callers_of_a_function_whose_deletion_died_are_told(registries: Registries) -> None:
