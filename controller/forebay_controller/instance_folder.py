@@ -34,7 +34,7 @@ class InstanceFolder:
         self.tmp = self.path / "tmp"
         self.runtime_errors = self.path / "runtime.err"
         self.sandbox_errors = self.path / "sandbox.err"
-        self._record = self.path / "instance.json"
+        self.record = self.path / "instance.json"
 
     def create(self, mode: int) -> Self:
         """Make the folder with this mode: 0700 where the sandbox binds the parts that handlers see."""
@@ -51,14 +51,14 @@ class InstanceFolder:
 
     def write_record(self, record: InstanceRecord) -> None:
         """Write the record for a later controller, whole or not at all."""
-        staged = self._record.with_suffix(".new")
+        staged = self.record.with_suffix(".new")
         self.write(staged, asdict(record))
-        staged.rename(self._record)
+        staged.rename(self.record)
 
     def read_record(self) -> InstanceRecord | None:
         """The record, or None when a controller died before it wrote one."""
         try:
-            raw = json.loads(self._record.read_bytes())
+            raw = json.loads(self.record.read_bytes())
         except (FileNotFoundError, ValueError):
             return None
         return InstanceRecord(**{**raw, "runtime": tuple(raw["runtime"]), "sandbox": tuple(raw["sandbox"])})

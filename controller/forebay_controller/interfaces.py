@@ -1,6 +1,6 @@
 """The two things that differ between one machine and Kubernetes, and what the rest of the controller sees of them."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,11 +90,11 @@ class InstanceBackend(Protocol):
         ...
 
     async def adopt(self, functions: Mapping[str, FunctionSpec]) -> None:
-        """Find the instances that an earlier controller left running."""
+        """Find the instances that an earlier controller left running. `functions` is the source's, kept up to date."""
         ...
 
-    async def close(self, kill: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Let go of everything; instances keep running unless the platform stops."""
+    async def close(self) -> None:
+        """Let go of the instances; they keep running."""
         ...
 
 

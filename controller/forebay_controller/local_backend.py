@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -94,7 +94,7 @@ class LocalBackend:
         # through, and each file in them keeps its own mode.
         self._paths_are_shared = settings.isolation != NAMESPACES and os.geteuid() == 0
         self._instances: dict[str, _Instance] = {}
-        self._latest_code: dict[str, str] = {}
+        self._functions: Mapping[str, FunctionSpec] = {}
         self._report: ExitReport = _ignore
         self._log_task: asyncio.Task[None] | None = None
         # The platform's own interpreter finds boto3 compiled, since it was installed by it.
@@ -112,11 +112,17 @@ class LocalBackend:
         """Start both programs. Raises InstanceStartError when a file or a process cannot be made."""
         folder = InstanceFolder(self._parent, instance_id)
         running = RunningInstance(instance_id, spec.uid, spec.revision, int(time.time() * 1000))
+        spawned: list[subprocess.Popen[bytes]] = []
         try:
             self._write_files(spec, folder, instance_id)
-            runtime = WatchedProcess.of_child(self._spawn_runtime(folder))
-            sandbox = WatchedProcess.of_child(self._spawn_sandbox(folder))
+            spawned.append(self._spawn_runtime(folder))
+            spawned.append(self._spawn_sandbox(folder))
+            runtime, sandbox = map(WatchedProcess.of_child, spawned)
         except OSError as error:
+            for child in spawned:
+                child.kill()
+                child.wait()
+            folder.remove()
             raise InstanceStartError(f"an instance could not be started on this machine: {error}") from error
         folder.write_record(
             InstanceRecord(
@@ -128,7 +134,6 @@ class LocalBackend:
                 (sandbox.pid, sandbox.started),
             )
         )
-        self._latest_code[spec.uid] = spec.code_sha256
         self._watch(_Instance(running, folder, spec.code_sha256, (runtime, sandbox)))
 
     async def kill(self, instance_id: str) -> None:
@@ -153,15 +158,13 @@ class LocalBackend:
                 continue
             running = RunningInstance(path.name, record.uid, record.revision, record.started_at_ms)
             self._watch(_Instance(running, folder, record.code_sha256, (runtime, sandbox)))
-        self._latest_code = {uid: spec.code_sha256 for uid, spec in functions.items()}
-        await asyncio.to_thread(self._remove_unused_code)
+        self._functions = functions
+        await asyncio.to_thread(_remove_other_code, self._settings.code_dir, self._code_in_use())
         if self._log_task is None:
             self._log_task = asyncio.create_task(self._bound_logs(), name="bound-logs")
 
-    async def close(self, kill: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Stop watching; `kill` runs before, when the platform stops."""
-        if kill is not None:
-            await kill()
+    async def close(self) -> None:
+        """Let go of the instances; they keep running."""
         if self._log_task is not None:
             self._log_task.cancel()
 
@@ -209,7 +212,7 @@ class LocalBackend:
         code_dir.mkdir(parents=True, exist_ok=True)
         log_dir = settings.data_dir / "logs" / spec.name
         log_dir.mkdir(parents=True, exist_ok=True)
-        _drop_oldest(log_dir)
+        _drop_oldest(log_dir, self._instances.keys())
         inside = settings.isolation == NAMESPACES
         boto_path = RUNTIME_DIR if inside else str(settings.boto_dir)
         task_root = TASK_ROOT if inside else str(code_dir)
@@ -248,7 +251,6 @@ class LocalBackend:
                 "socket_path": str(folder.socket),
                 "boto_path": boto_path,
                 "retry_delays_ms": _retry_delays_ms(spec, settings.retry_delays_s),
-                "lease_ms": limits.LEASE_MS,
                 "init_timeout_ms": spec.init_timeout_ms,
                 "log_path": str(log_dir / f"{instance_id}.log"),
             },
@@ -287,6 +289,7 @@ class LocalBackend:
         environment = {"PATH": os.environ.get("PATH", os.defpath)}
         if self._settings.supervisor_pid:
             environment["FOREBAY_SUPERVISOR_PID"] = str(self._settings.supervisor_pid)
+            environment["FOREBAY_INSTANCE_RECORD"] = str(folder.record)
         return _spawn(command, folder.runtime_errors, environment)
 
     def _spawn_sandbox(self, folder: InstanceFolder) -> subprocess.Popen[bytes]:
@@ -297,17 +300,13 @@ class LocalBackend:
         return self._settings.code_dir / code_sha256 / "task"
 
     def _forget_code(self, instance: _Instance) -> None:
-        """Remove the unpacked code of an old revision once its last instance is gone."""
-        in_use = {other.code_sha256 for other in self._instances.values()} | set(self._latest_code.values())
-        if instance.code_sha256 not in in_use:
+        """Remove the unpacked code of an old revision, or a deleted function, once its last instance is gone."""
+        if instance.code_sha256 not in self._code_in_use():
             shutil.rmtree(self._code_folder(instance.code_sha256).parent, ignore_errors=True)
 
-    def _remove_unused_code(self) -> None:
-        in_use = {other.code_sha256 for other in self._instances.values()} | set(self._latest_code.values())
-        parent = self._settings.code_dir
-        for path in parent.iterdir() if parent.is_dir() else ():
-            if path.name not in in_use:
-                shutil.rmtree(path, ignore_errors=True)
+    def _code_in_use(self) -> set[str]:
+        running = {instance.code_sha256 for instance in self._instances.values()}
+        return running | {spec.code_sha256 for spec in self._functions.values()}
 
     async def _bound_logs(self) -> None:
         while True:
@@ -343,10 +342,18 @@ def _retry_delays_ms(spec: FunctionSpec, platform_delays_s: tuple[float, ...]) -
     ]
 
 
-def _drop_oldest(log_dir: Path) -> None:
-    """Keep the newest log files of a function; each instance writes its own."""
+def _remove_other_code(parent: Path, in_use: set[str]) -> None:
+    for path in parent.iterdir() if parent.is_dir() else ():
+        if path.name not in in_use:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _drop_oldest(log_dir: Path, running: Collection[str]) -> None:
+    """Keep the newest log files of a function; each instance writes its own, and one that runs goes on writing."""
     files = sorted(log_dir.glob("*.log"), key=lambda path: path.stat().st_mtime)
     for path in files[: max(0, len(files) - LOG_FILES_MAX + 1)]:
+        if path.stem in running:
+            continue
         path.unlink(missing_ok=True)
         path.with_suffix(".log.1").unlink(missing_ok=True)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 USAGE = "usage: python -m forebay_runtime --settings FILE --credentials FILE"
 SUPERVISOR_VARIABLE = "FOREBAY_SUPERVISOR_PID"
+RECORD_VARIABLE = "FOREBAY_INSTANCE_RECORD"
+"""The file by which a later controller finds this instance; it is there before anything can be leased, or never."""
 _GC_THRESHOLD = 20_000
 _PARENT_SIGNAL = signal.SIGUSR1
 
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> int:
     loop = Loop()
     instance = Instance(loop, settings, credentials, console)
     signals = _Signals(loop, instance, console)
-    if signals.orphaned():
+    if signals.abandoned():
         return 1
     instance.start()
     # What is there now stays: collections look at what calls leave behind, and seldom.
@@ -67,16 +69,23 @@ class _Signals:
             signal.signal(number, _note)
         loop.watch(self._read, self._on_signals)
         supervisor = os.environ.get(SUPERVISOR_VARIABLE, "")
+        self._record = os.environ.get(RECORD_VARIABLE, "")
         self._parent = ParentWatch(int(supervisor), _PARENT_SIGNAL) if supervisor.isdigit() else None
 
-    def orphaned(self) -> bool:
-        """Whether the platform is gone."""
-        return self._parent is not None and self._parent.alone()
+    def abandoned(self) -> str:
+        """Why nobody will ever look after this instance; "" while somebody does."""
+        if self._parent is None:
+            return ""
+        if self._parent.alone():
+            return "the platform's supervisor is gone"
+        if self._record and self._parent.adopted and not os.path.exists(self._record):
+            return "the controller died before it wrote down that it had started this instance"
+        return ""
 
     def _on_signals(self, _: int) -> None:
         numbers = os.read(self._read, 512)
-        if _PARENT_SIGNAL in numbers and self.orphaned():
-            self._console.error("the platform's supervisor is gone")
+        if _PARENT_SIGNAL in numbers and (reason := self.abandoned()):
+            self._console.error(reason)
             self._instance.end(1)
         elif signal.SIGTERM in numbers or signal.SIGINT in numbers:
             self._instance.drain()

@@ -40,6 +40,7 @@ class ParentWatch:
 
     def __init__(self, supervisor_pid: int, signal_number: int) -> None:
         self._signal_number = signal_number
+        self._supervisor_pid = supervisor_pid
         self._parents = {supervisor_pid, os.getppid()} if os.getppid() != 1 else {supervisor_pid}
         _prctl(_PR_SET_PDEATHSIG, signal_number)
 
@@ -47,3 +48,8 @@ class ParentWatch:
         """Whether the supervisor is gone; asked after the signal, and once after construction."""
         _prctl(_PR_SET_PDEATHSIG, self._signal_number)
         return os.getppid() not in self._parents
+
+    @property
+    def adopted(self) -> bool:
+        """Whether the controller that started this process is gone, and the supervisor has taken it over."""
+        return os.getppid() == self._supervisor_pid

@@ -361,7 +361,8 @@ def _tree(command_line: list[Any]) -> Iterator[tuple[subprocess.Popen[str], set[
                     os.kill(pid, signal.SIGKILL)
 
 
-async def test_an_instance_outlives_the_controller_and_not_the_supervisor(rig: RuntimeRig, tmp_path: Path) -> None:
+async def _command_line(rig: RuntimeRig, tmp_path: Path) -> list[Any]:
+    """What starts such a tree with a runtime of this rig, whose files an earlier start has left."""
     await rig.prepare()
     rig.start()
     rig.runtime.kill()
@@ -370,7 +371,21 @@ async def test_an_instance_outlives_the_controller_and_not_the_supervisor(rig: R
     script = tmp_path / "parent.py"
     script.write_text(textwrap.dedent(PARENT))
     files = ("--settings", rig.folder / "settings.json", "--credentials", rig.folder / "credentials.json")
-    with _tree([sys.executable, script, "supervisor", *files]) as (tree, pids):
+    return [sys.executable, script, "supervisor", *files]
+
+
+def _wait_for_end(pid: int) -> None:
+    status = Path(f"/proc/{pid}/status")
+    wait_until(lambda: not status.exists() or "State:\tZ" in status.read_text(), "the runtime has ended")
+
+
+async def test_an_instance_outlives_the_controller_and_not_the_supervisor(
+    rig: RuntimeRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "instance.json"
+    record.touch()
+    monkeypatch.setenv("FOREBAY_INSTANCE_RECORD", str(record))
+    with _tree(await _command_line(rig, tmp_path)) as (tree, pids):
         runtime = int((await rig.wait_for_state("starting"))["pid"])
         [controller] = pids - {runtime}
 
@@ -381,7 +396,20 @@ async def test_an_instance_outlives_the_controller_and_not_the_supervisor(rig: R
         await rig.wait_for_state("starting")
 
         tree.kill()
-        wait_until(lambda: not status.exists() or "State:\tZ" in status.read_text(), "the runtime has ended")
+        _wait_for_end(runtime)
+
+
+async def test_an_instance_that_no_controller_can_find_again_ends(
+    rig: RuntimeRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOREBAY_INSTANCE_RECORD", str(tmp_path / "never-written.json"))
+    with _tree(await _command_line(rig, tmp_path)) as (_, pids):
+        runtime = int((await rig.wait_for_state("starting"))["pid"])
+        [controller] = pids - {runtime}
+
+        os.kill(controller, signal.SIGKILL)
+
+        _wait_for_end(runtime)
 
 
 async def test_instances_share_one_queue_without_running_anything_twice(rig: RuntimeRig) -> None:
