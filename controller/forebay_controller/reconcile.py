@@ -73,7 +73,6 @@ class Reconciler:
         clock: Callable[[], float],
     ) -> None:
         self.states: dict[str, FunctionState] = {}
-        self.stopping = False
         self._redis = redis
         self._platform = platform
         self._source = source
@@ -187,7 +186,7 @@ class Reconciler:
         self._sort_instances(state, reports, now_s)
         self._recover_strangers(state)
         self._end_overdue(state, now_s)
-        if state.retiring or self.stopping:
+        if state.retiring:
             self.drain_all(state)
         else:
             self._replace_outdated(state)
@@ -225,7 +224,7 @@ class Reconciler:
     def _recover_strangers(self, state: FunctionState) -> None:
         """Consumers that hold work and are no running instance died unseen: before this controller began."""
         for consumer in {*state.seen.sync.pending, *state.seen.async_.pending} - state.instances.keys():
-            if consumer != CONTROLLER_CONSUMER or not self._actions.is_refusing(state):
+            if consumer != CONTROLLER_CONSUMER or not (state.retiring or self._actions.is_refusing(state)):
                 self._actions.recover(state, consumer)
 
     def _end_overdue(self, state: FunctionState, now_s: float) -> None:

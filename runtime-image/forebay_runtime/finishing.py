@@ -160,14 +160,9 @@ class Finisher:
         self._releases[kind].append(entry_id)
 
     def forget(self, kind: int, entry_id: bytes) -> None:
-        """Acknowledge and delete an entry that holds nothing (any more)."""
+        """Acknowledge and delete an entry that holds nothing (any more), or one of the control stream."""
         self.pending = True
         self._acknowledged[kind].append(entry_id)
-
-    def forget_control(self, entry_id: bytes) -> None:
-        """Acknowledge and delete an entry of the control stream."""
-        self.pending = True
-        self._acknowledged[CONTROL].append(entry_id)
 
     def flush(self, link: Link) -> None:
         """Queue everything gathered on a connection; without one it is kept for the next."""

@@ -14,12 +14,12 @@ class Settings:
     or "bootstrap"), code_dir (where the runtime unpacks the code), task_root (the same folder as the handlers
     see it), code_sha256 (hexadecimal), code_size, timeout_ms, memory_mb, concurrency, env (the whole environment
     of a handler process), socket_path, boto_path (as the handlers see it, "" when there is none),
-    retry_delays_ms (one for each retry), lease_ms, init_timeout_ms, log_path.
+    retry_delays_ms (one for each retry), init_timeout_ms, log_path.
     """
 
     __slots__ = (
         "arn", "boto_path", "code_dir", "code_sha256", "code_size", "concurrency", "env", "handler",
-        "init_timeout_ms", "instance_id", "lease_ms", "log_path", "memory_mb", "mode", "name", "namespace", "prefix",
+        "init_timeout_ms", "instance_id", "log_path", "memory_mb", "mode", "name", "namespace", "prefix",
         "retry_delays_ms", "revision", "runtime", "socket_path", "task_root", "timeout_ms", "uid", "version",
     )  # fmt: skip
     arn: str
@@ -32,7 +32,6 @@ class Settings:
     handler: str
     init_timeout_ms: int
     instance_id: str
-    lease_ms: int
     log_path: str
     memory_mb: int
     mode: str

@@ -84,7 +84,6 @@ class RuntimeRig:
             "socket_path": str(self.folder / "socket" / "control.sock"),
             "boto_path": "",
             "retry_delays_ms": [0, 50],
-            "lease_ms": 30_000,
             "init_timeout_ms": 10_000,
             "log_path": str(self.log_path),
         }
