@@ -35,6 +35,8 @@ _HEADER = record.HEADER.pack
 _INLINE = bytes((INLINE,))
 _TOKEN_HEAD = pack_field(record.TAG_REPLY_TOKEN, bytes(16))[:-16]
 _LINE = b"\r\n"
+_ASYNC_LENGTHS = 2
+"""The queue's and the delayed set's."""
 
 
 class Connection(Protocol):
@@ -367,19 +369,23 @@ class Dispatcher:
             self._commands.write((route.sync_length,), seen)
 
     def _sample_async(self, function: Function, route: Route, now_s: float) -> None:
-        """The same for the async stream; events accepted since are counted on top."""
+        """The same for the events, also those that wait for a retry; events accepted since are counted on top."""
         load = function.load
         if not load.async_sample.wanted(now_s):
             return
+        lengths: list[int] = []
 
         def seen(reply: Any) -> None:
-            if type(reply) is int:
-                load.async_sample.seen(reply, 0, self.loop.time())
+            if type(reply) is not int:
+                return
+            lengths.append(reply)
+            if len(lengths) == _ASYNC_LENGTHS:
+                load.async_sample.seen(sum(lengths), 0, self.loop.time())
                 load.async_since = 0
 
         load.async_sample.asked_s = now_s
         with contextlib.suppress(NotConnected):
-            self._commands.write((route.async_length,), seen)
+            self._commands.write((route.async_length, route.delayed_length), seen, seen)
 
     def _wake(self, function: Function, now_s: float, spacing_s: float) -> None:
         """Tell the controller to look at a function, now or as the burst's trailing hint."""

@@ -43,6 +43,7 @@ class Route:
         "async_head",
         "async_length",
         "async_qualified_fields",
+        "delayed_length",
         "fields",
         "qualified_fields",
         "revision",
@@ -65,6 +66,7 @@ class Route:
         self.sync_length = pack("XLEN", function.sync(version))
         self.async_head = _append_head(function.async_(version))
         self.async_length = pack("XLEN", function.async_(version))
+        self.delayed_length = pack("ZCARD", function.delayed(version))
         version_field = b"" if version == LATEST else pack_field(record.TAG_VERSION, version.encode())
         self.async_fields = version_field + pack_field(record.TAG_ARN, entry.arn.encode())
         self.async_qualified_fields = version_field + pack_field(record.TAG_ARN, f"{entry.arn}:{version}".encode())

@@ -178,6 +178,16 @@ class TestQueueBounds:
         assert refused.json()["Reason"] == "FunctionInvocationRateLimitExceeded"
         assert await command(function.redis, "XLEN", function.queue.async_) == 3
 
+    async def test_events_that_wait_for_a_retry_count_for_the_bound(
+        self, function: Deployed, http: httpx.AsyncClient
+    ) -> None:
+        await function.change(async_queue_max=3)
+        for number in range(3):
+            await command(function.redis, "ZADD", function.queue.delayed, 4e12, f"record {number}")
+        event = {"x-amz-invocation-type": "Event"}
+        # The first one samples the lengths with its own write.
+        assert [(await http.post(function.path, headers=event)).status_code for _ in range(2)] == [202, 429]
+
     async def test_callers_in_one_process_are_bounded(
         self, valkey_server: dict[str, Any], redis: Redis, tmp_path: Path
     ) -> None:
