@@ -3,7 +3,8 @@
 A fixed header, then tag-length-value fields, then the untouched payload. Times in the record are durations;
 acceptance is the stream entry's own id (Redis's clock), or `first_accepted_ms` once the record has moved to
 another entry (a retry, a hand-back). The scripts in `lua/` read and patch `attempt`, `wait_ms` and
-`first_accepted_ms` at the offsets given here, without reading the rest.
+`first_accepted_ms` at the offsets given here, without reading the rest. These offsets hold for every version: a
+record that this release cannot read is handed back by the same scripts.
 """
 
 import struct

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from forebay_common import limits, scripts
 from forebay_common.keys import GROUP, RECORD_FIELD
 from forebay_common.queue import Promotion, VersionQueue, promote
-from forebay_common.record import Invocation
+from forebay_common.record import FIRST_ACCEPTED_OFFSET, Invocation
 from forebay_common.redis_client import command, run
 from support.queue_side import (
     append,
@@ -332,6 +332,19 @@ class TestRelease:
         assert (found[1].attempt, found[1].first_accepted_ms) == (0, accepted(ids[0]))
         assert (found[1].reply_token, found[1].invocation_id) == (first.reply_token, first.invocation_id)
         assert await pending_ids(redis, queue.sync) == []
+
+    async def test_a_record_of_another_version_goes_back_as_it_is_with_its_moment_of_acceptance(
+        self, redis: Redis, queue: VersionQueue
+    ) -> None:
+        later = bytearray(b"\xff" * FIRST_ACCEPTED_OFFSET + bytes(8) + b"\xff" * 40)
+        entry_id = await command(redis, "XADD", queue.sync, "*", RECORD_FIELD, bytes(later))
+        await lease(redis, queue.sync, "i1")
+
+        assert await run(redis, scripts.RELEASE, (queue.sync,), ("i1", entry_id)) == 1
+
+        later[FIRST_ACCEPTED_OFFSET : FIRST_ACCEPTED_OFFSET + 8] = accepted(entry_id).to_bytes(8, "big")
+        [(_, fields)] = await command(redis, "XRANGE", queue.sync, "-", "+")
+        assert fields[RECORD_FIELD.encode()] == bytes(later)
 
     async def test_only_the_owner_hands_back(self, redis: Redis, queue: VersionQueue) -> None:
         entry_id = await append(redis, queue, call())
