@@ -31,7 +31,6 @@ PACKAGE_LINK_MAX_BYTES = KIB
 CLAIM_CHECK_BYTES = 256 * KIB  # a payload above this travels under its own key, beside the queue
 CLAIM_TTL_S = 3_600
 REPLY_FRAME_MAX_BYTES = CLAIM_CHECK_BYTES
-STREAM_WINDOW_FRAMES = 16  # chunks of one streamed reply in flight
 SYNC_QUEUE_MAX = 1_000
 ASYNC_QUEUE_MAX = 100_000
 DEAD_LETTERS_MAX = 1_000
