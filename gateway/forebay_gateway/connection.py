@@ -5,6 +5,7 @@ ASGI's own ways cost too much on the hot path: hearing of a client that leaves t
 is used here of uvicorn's request cycle are the members its own `receive` and `send` use; its version is pinned.
 """
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
@@ -31,9 +32,16 @@ class ClientConnection(HttpToolsProtocol):
         self._head_bytes = 0
         self._answering: RequestResponseCycle | None = None
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        self._expect_more()
+
     def data_received(self, data: bytes) -> None:
         """Parse, and give up on headers without end."""
         super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._expect_more()
         if self.scope is None or (self.cycle is not None and self.cycle.scope is self.scope):
             self._head_bytes = 0
             return
@@ -41,6 +49,15 @@ class ClientConnection(HttpToolsProtocol):
         if self._head_bytes > HEAD_MAX_BYTES:
             self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
             self.transport.close()
+
+    def _expect_more(self) -> None:
+        """Close the connection if nothing comes for as long as one is kept between requests.
+
+        uvicorn's own timer, which it sets after a response only: a client that sent half a head, or nothing, could
+        stay for ever.
+        """
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
