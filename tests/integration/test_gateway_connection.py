@@ -48,7 +48,7 @@ async def received(port: int, *sent: bytes) -> bytes:
 
 async def test_a_connection_without_a_whole_request_is_closed(port: int) -> None:
     nothing, empty_line, half_a_head = received(port), received(port, b"\r\n"), received(port, REQUEST)
-    assert await asyncio.gather(nothing, empty_line, half_a_head) == [b"", b"", b""]
+    assert set(await asyncio.gather(nothing, empty_line, half_a_head)) == {b""}
 
 
 async def test_a_call_is_waited_for_and_then_the_connection_is_closed(port: int) -> None:
