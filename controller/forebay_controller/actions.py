@@ -162,7 +162,7 @@ class Actions:
 
     def _start_failed(self, state: FunctionState, instance: Instance, reason: str) -> None:
         _log.warning("an instance did not start: %s", reason, extra=_extra(state, instance.instance_id))
-        self._metrics.start_failures.labels(state.spec.key).inc()
+        self._metrics.start_failed(state.spec.key)
         # One of another revision says nothing of this one.
         if instance.revision == state.spec.revision:
             state.backoff = backoff.start_failed(

@@ -15,7 +15,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        function = ("function",)
+        function = ("namespace", "function")
         self.queue_depth = Gauge(
             "forebay_queue_depth",
             "Calls and events that no instance holds.",
@@ -29,7 +29,7 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = Gauge(
-            "forebay_in_flight", "Calls and events that an instance holds.", function, registry=self.registry
+            "forebay_leased", "Calls and events that an instance holds.", function, registry=self.registry
         )
         self.delayed = Gauge(
             "forebay_delayed_events", "Events that wait for a later attempt.", function, registry=self.registry
@@ -68,18 +68,27 @@ class Metrics:
         return generate_latest(self.registry)
 
     def observe(self, function: str, seen: QueueState, instances: list[Instance]) -> None:
-        """A function as the last look saw it."""
+        """A function (NAMESPACE/NAME) as the last look saw it."""
+        labels = function.split("/")
         for kind, stream in (("sync", seen.sync), ("async", seen.async_)):
-            self.queue_depth.labels(function, kind).set(stream.queued)
-            self.queue_age.labels(function, kind).set((stream.oldest_age_ms or 0) / 1000)
-        self.in_flight.labels(function).set(seen.sync.in_flight + seen.async_.in_flight)
-        self.delayed.labels(function).set(seen.delayed)
-        self.dead_letters.labels(function).set(seen.dead)
+            self.queue_depth.labels(*labels, kind).set(stream.queued)
+            self.queue_age.labels(*labels, kind).set((stream.oldest_age_ms or 0) / 1000)
+        self.in_flight.labels(*labels).set(seen.sync.in_flight + seen.async_.in_flight)
+        self.delayed.labels(*labels).set(seen.delayed)
+        self.dead_letters.labels(*labels).set(seen.dead)
         counts = dict.fromkeys(State, 0)
         for instance in instances:
             counts[instance.state] += 1
         for state, count in counts.items():
-            self.instances.labels(function, state.value).set(count)
+            self.instances.labels(*labels, state.value).set(count)
+
+    def started(self, function: str, duration_s: float) -> None:
+        """An instance of a function is ready."""
+        self.starts.labels(*function.split("/")).observe(duration_s)
+
+    def start_failed(self, function: str) -> None:
+        """An instance of a function did not get ready."""
+        self.start_failures.labels(*function.split("/")).inc()
 
     def decided(self, action: str, reason: Reason, count: int) -> None:
         """A decision that starts or drains instances, or that holds a start back."""
@@ -99,12 +108,13 @@ class Metrics:
 
     def forget(self, function: str) -> None:
         """The function is deleted."""
+        labels = function.split("/")
         for kind in ("sync", "async"):
-            self.queue_depth.remove(function, kind)
-            self.queue_age.remove(function, kind)
+            self.queue_depth.remove(*labels, kind)
+            self.queue_age.remove(*labels, kind)
         for gauge in (self.in_flight, self.delayed, self.dead_letters):
-            gauge.remove(function)
+            gauge.remove(*labels)
         for state in State:
-            self.instances.remove(function, state.value)
+            self.instances.remove(*labels, state.value)
         for metric in (self.start_failures, self.starts):
-            metric.remove(function)
+            metric.remove(*labels)

@@ -217,7 +217,7 @@ class Reconciler:
             state.backoff = backoff.got_ready(state.backoff)
             if not after.adopted:
                 state.demand.note_start(now_s - after.started_s)
-                self._metrics.starts.labels(state.spec.key).observe(now_s - after.started_s)
+                self._metrics.started(state.spec.key, now_s - after.started_s)
         elif now_s - after.ready_s >= backoff.HEALTHY_S and after.serves:
             state.backoff = backoff.proved_healthy(state.backoff)
 

@@ -7,6 +7,7 @@ import uuid
 import pytest
 
 from support.platform import Platform
+from support.waiting import wait_until
 
 APP = """
 import base64, json
@@ -93,8 +94,9 @@ def test_a_web_page_gets_nowhere(platform: Platform, app: str, path: str, header
 
 def test_metrics_of_gateway_and_controller(platform: Platform, app: str) -> None:
     platform.http("GET", app)
-    assert b'function="app"' in platform.http("GET", "/metrics")[1]
-    assert b"instances" in platform.http("GET", "/controller/metrics")[1]
+    assert b'forebay_invocations_total{function="app",namespace="default"' in platform.http("GET", "/metrics")[1]
+    instances = b'forebay_instances{function="app",namespace="default",state="idle"} 1.0'
+    wait_until(lambda: instances in platform.http("GET", "/controller/metrics")[1], "the instance is counted")
 
 
 def test_openapi_describes_what_is_not_lambdas(platform: Platform) -> None:
