@@ -1,38 +1,25 @@
 """Lambda's errors as its API writes them: status, `x-amzn-ErrorType`, body keys (observed answers, service model)."""
 
-import json
-from dataclasses import dataclass
 from typing import Self
 
-USER = "User"
-SERVICE = "Service"
+from forebay_common.lambda_errors import error_body
 
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """How one error code is written. `fault` is the `Type` member, "" when the body has none."""
-
-    status: int
-    fault: str = USER
-    key: str = "message"
-
-
-_KINDS = {
-    "AccessDeniedException": _Kind(403),
-    "CodeStorageExceededException": _Kind(413),
-    "InvalidParameterValueException": _Kind(400),
-    "InvalidRequestContentException": _Kind(400),
-    "PreconditionFailedException": _Kind(412),
-    "RequestEntityTooLargeException": _Kind(413, fault=""),
-    "ResourceConflictException": _Kind(409),
-    "ResourceNotFoundException": _Kind(404, key="Message"),
-    "SerializationException": _Kind(400),
-    "ServiceException": _Kind(500, SERVICE, "Message"),
-    "TooManyRequestsException": _Kind(429),
-    "UnknownOperationException": _Kind(404),
+_STATUSES = {
+    "AccessDeniedException": 403,
+    "CodeStorageExceededException": 413,
+    "InvalidParameterValueException": 400,
+    "InvalidRequestContentException": 400,
+    "PreconditionFailedException": 412,
+    "RequestEntityTooLargeException": 413,
+    "ResourceConflictException": 409,
+    "ResourceNotFoundException": 404,
+    "SerializationException": 400,
+    "ServiceException": 500,
+    "TooManyRequestsException": 429,
+    "UnknownOperationException": 404,
     # 501 is the one server error that AWS's clients do not retry.
-    "UnsupportedOperationException": _Kind(501),
-    "ValidationException": _Kind(400, fault=""),
+    "UnsupportedOperationException": 501,
+    "ValidationException": 400,
 }
 
 
@@ -47,13 +34,11 @@ class LambdaError(Exception):
     @property
     def status(self) -> int:
         """HTTP status."""
-        return _KINDS[self.code].status
+        return _STATUSES[self.code]
 
     def body(self) -> bytes:
         """The JSON body."""
-        kind = _KINDS[self.code]
-        document = {"Type": kind.fault} if kind.fault else {}
-        return json.dumps({**document, kind.key: self.message}).encode()
+        return error_body(self.code, self.status, self.message)
 
     @classmethod
     def invalid(cls, message: str) -> Self:

@@ -3,31 +3,14 @@
 Texts are part of the wire format: clients match on them (AWS's answers as observed, and the Lambda service model).
 """
 
-import json
-
 from forebay_common.function_errors import error_document
+from forebay_common.lambda_errors import error_body
 from forebay_gateway import counters
 
 CONTENT_TYPE = (b"content-type", b"application/json")
 
-_CAPITAL_MESSAGE = frozenset({"ResourceNotFoundException", "ServiceException", "AccessDeniedException"})
-"""Error types whose text is under `Message`; all others use `message`."""
-_WITHOUT_TYPE = frozenset({"ValidationException", "RequestEntityTooLargeException", "AccessDeniedException"})
-_SERVICE_FAULT_STATUS = 500
-
 RETRY_AFTER_S = 1
 """What a caller is told to wait when nothing better is known."""
-
-
-def error_body(error_type: str, status: int, message: str, reason: str = "") -> bytes:
-    """The JSON body of a Lambda error; `Type` tells whose fault it is, `Reason` stands in throttles only."""
-    document: dict[str, str] = {}
-    if error_type not in _WITHOUT_TYPE:
-        document["Type"] = "Service" if status >= _SERVICE_FAULT_STATUS else "User"
-    document["Message" if error_type in _CAPITAL_MESSAGE else "message"] = message
-    if reason:
-        document["Reason"] = reason
-    return json.dumps(document).encode()
 
 
 class Refusal(Exception):  # noqa: N818 - not an error of ours: the answer to a call that gave no result
