@@ -23,13 +23,12 @@ class HttpError(Exception):
 class Request:
     """One request. `too_large`: its body was above the bound and has been thrown away."""
 
-    __slots__ = ("body", "headers", "keep_alive", "method", "path", "too_large")
+    __slots__ = ("body", "headers", "method", "path", "too_large")
 
-    def __init__(self, method: str, path: str, headers: dict[str, str], *, keep_alive: bool) -> None:
+    def __init__(self, method: str, path: str, headers: dict[str, str]) -> None:
         self.method = method
         self.path = path
         self.headers = headers
-        self.keep_alive = keep_alive
         self.body = b""
         self.too_large = False
 
@@ -93,8 +92,7 @@ class RequestParser:
         if len(parts) != 3 or not parts[2].startswith("HTTP/1."):  # noqa: PLR2004 - method, target, version
             raise HttpError("not an HTTP/1 request")
         headers = _headers(rest)
-        closes = "close" in headers.get("connection", "").lower() or parts[2] == "HTTP/1.0"
-        self._request = Request(parts[0], parts[1].partition("?")[0], headers, keep_alive=not closes)
+        self._request = Request(parts[0], parts[1].partition("?")[0], headers)
         self._chunked = "chunked" in headers.get("transfer-encoding", "").lower()
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
@@ -172,14 +170,11 @@ def _headers(text: str) -> dict[str, str]:
     return headers
 
 
-def response(
-    status: str, body: bytes, headers: tuple[tuple[str, bytes], ...] = (), *, keep_alive: bool = True
-) -> bytes:
+def response(status: str, body: bytes, headers: tuple[tuple[str, bytes], ...] = ()) -> bytes:
     """An answer with a JSON body. Header values lose their line ends: a client context may be JSON on many lines."""
     lines = [f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n".encode()]
     for name, value in headers:
         lines.append(
             b"%b: %b\r\n" % (name.encode(), value.replace(b"\r", b" ").replace(b"\n", b" ").replace(b"\0", b" "))
         )
-    lines.append(b"\r\n" if keep_alive else b"Connection: close\r\n\r\n")
-    return b"".join(lines) + body
+    return b"".join((*lines, b"\r\n", body))
