@@ -13,7 +13,6 @@ from redis.exceptions import RedisError
 from forebay_common import logs
 from forebay_common.keys import PlatformKeys
 from forebay_common.redis_client import command, connect
-from forebay_common.scripts import load_all
 from forebay_controller.app import create_app
 from forebay_controller.code_store import CodeStore
 from forebay_controller.config import ControllerConfig
@@ -88,7 +87,6 @@ async def _running(config: ControllerConfig) -> AsyncIterator[tuple[Controller, 
     platform = PlatformKeys(config.prefix)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(redis.aclose)
-        await load_all(redis)
         code = CodeStore(redis)
         registry = Registry(redis, platform, code, Place(config.region, config.account, config.namespace))
         stack.push_async_callback(registry.close)
