@@ -3,10 +3,10 @@ VENV := .venv
 AWS_VENV := .venv-aws
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint format bench requirements clean
+.PHONY: help install demo test e2e lint format bench requirements clean
 
 help: ## Show what each target does
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/installed ## Make .venv with the platform and what develops it
 
@@ -37,6 +37,9 @@ lint: $(VENV)/installed ## Style, types and import rules
 
 test: $(VENV)/installed $(AWS_VENV)/installed ## Unit and integration tests
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4
+
+e2e: $(VENV)/installed ## Tests on a real Kubernetes: FOREBAY_E2E_KUBECONFIG, or a node started here (root, Linux)
+	$(BIN)/pytest tests/cluster
 
 format: $(VENV)/installed ## Put the code into the one form
 	$(BIN)/ruff check --fix .

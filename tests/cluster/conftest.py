@@ -1,58 +1,22 @@
 """The cluster that these tests run on: the one that FOREBAY_E2E_KUBECONFIG names, else a node of this machine."""
 
 import os
-import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cluster.access import Cluster
 from cluster.node import build, lifecycle
-from cluster.node.layout import ADMIN_KUBECONFIG
-from cluster.node.report import Progress, to_stderr
+from cluster.node.layout import ADMIN_KUBECONFIG, PROGRAMS
+from cluster.node.report import NodeError, Progress, to_stderr
 
 KUBECONFIG_VARIABLE = "FOREBAY_E2E_KUBECONFIG"
 # The first test's time includes building and starting the node.
 TEST_TIMEOUT_S = 1500
-COMMAND_TIMEOUT_S = 120
 
 # These are about the node that is made here, not about any cluster.
 collect_ignore = ["test_node.py"] if KUBECONFIG_VARIABLE in os.environ else []
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster to test on, by its administrator's kubeconfig, with the client programs that fit it."""
-
-    kubeconfig: Path
-    programs: Path
-
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl and give its output; fails the test with what it said."""
-        done = self.run("kubectl", *arguments, stdin=stdin)
-        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
-        return done.stdout
-
-    def helm(self, *arguments: str) -> str:
-        """Run helm likewise."""
-        done = self.run("helm", *arguments)
-        assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}"
-        return done.stdout
-
-    def run(self, program: str, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run kubectl or helm, whatever its exit code."""
-        command: Sequence[str | Path] = [self.programs / program, *arguments]
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
-        return subprocess.run(
-            command,
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=COMMAND_TIMEOUT_S,
-        )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,13 +38,17 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
     progress = Progress(show)
     given = os.environ.get(KUBECONFIG_VARIABLE)
-    if given:
-        yield Cluster(Path(given), build.programs(progress))
-        return
-    ran_before = lifecycle.running()
+    ran_before = given is not None or lifecycle.running()
     try:
-        lifecycle.up(progress)
-        yield Cluster(ADMIN_KUBECONFIG, build.programs(progress))
+        if given is None:
+            lifecycle.up(progress)
+            yield Cluster(ADMIN_KUBECONFIG, PROGRAMS)
+        else:
+            yield Cluster(Path(given), build.programs(progress))
+    except NodeError as error:
+        pytest.exit(
+            f"no cluster to test on: {error}", returncode=1
+        )  # no test here can do without: one message is enough
     finally:
         if not ran_before:
             lifecycle.down(progress)

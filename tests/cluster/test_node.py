@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.conftest import Cluster
+from cluster.access import Cluster
 from cluster.node.layout import BUSYBOX_IMAGE, NODE_NAME
 from support.waiting import wait_until
 
@@ -55,7 +55,8 @@ def wait_ready(cluster: Cluster, namespace: str, name: str) -> None:
 
 def test_the_node_is_ready(cluster: Cluster) -> None:
     status = json.loads(cluster.kubectl("get", "node", NODE_NAME, "--output=json"))["status"]
-    assert {"type": "Ready", "status": "True"}.items() <= status["conditions"][-1].items()
+    conditions = {condition["type"]: condition["status"] for condition in status["conditions"]}
+    assert conditions["Ready"] == "True"
 
 
 def test_a_pod_runs_and_shows_its_log_and_takes_commands(cluster: Cluster, namespace: str) -> None:

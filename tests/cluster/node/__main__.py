@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import images, lifecycle
+from . import images, lifecycle, prerequisites
 from .layout import ADMIN_KUBECONFIG
 from .report import NodeError, Progress
 
@@ -39,6 +39,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
     elif options.command == "down":
         lifecycle.down(progress)
     elif options.command == "image":
+        prerequisites.check(progress)
         images.build_and_load(options.name, options.dockerfile, options.context, progress)
     elif options.command == "status":
         sys.stdout.write("\n".join(lifecycle.describe()) + "\n")

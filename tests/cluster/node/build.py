@@ -1,6 +1,5 @@
 """The programs: one Go build of `components/`, kept by the hash of what it is made from."""
 
-import fcntl
 import hashlib
 import os
 import re
@@ -8,12 +7,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from .layout import CACHE, COMPONENTS
-from .processes import run
+from .processes import locked, run
 from .report import NodeError, Progress
 
 PROGRAM_NAMES = (
@@ -36,7 +33,7 @@ _VERSION_PACKAGE = "k8s.io/component-base/version"
 def programs(progress: Progress) -> Path:
     """The folder with the programs, each a link to the one file; built first when the cache has no such build."""
     folder = CACHE / "components" / _key()
-    with _locked():
+    with locked("build"):
         if not folder.exists():
             go = _go(progress)
             progress.step("building Kubernetes' components (7 to 10 minutes on two cores; kept for the next time)")
@@ -50,15 +47,6 @@ def _key() -> str:
         digest.update((COMPONENTS / name).read_bytes())
     digest.update(" ".join([*_linker_flags(), *PROGRAM_NAMES]).encode())
     return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _locked() -> Iterator[None]:
-    """One build at a time: a second caller waits for the first and finds its result."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _linker_flags() -> list[str]:
@@ -81,6 +69,7 @@ def _build(go: Path, folder: Path) -> None:
                 go,
                 "build",
                 "-trimpath",
+                "-buildvcs=false",
                 "-mod=readonly",
                 "-ldflags",
                 " ".join(_linker_flags()),

@@ -34,6 +34,11 @@ _HOST_PATHS = (
 def up(progress: Progress) -> None:
     """Bring the node up, or leave it when it runs; a broken one is removed first. Raises NodeError."""
     prerequisites.check(progress)
+    with processes.locked("node"):
+        _up(progress)
+
+
+def _up(progress: Progress) -> None:
     state = load()
     if state is not None and state.running():
         progress.step("the node runs already")
@@ -54,15 +59,21 @@ def up(progress: Progress) -> None:
 
 
 def down(progress: Progress) -> None:
-    """Remove the node with everything it made on this machine; the cache of programs and images stays."""
+    """Remove the node with everything it made on this machine; the cache of programs and images stays.
+
+    Raises NodeError when something of it is still there.
+    """
     prerequisites.check(progress)
-    state = load()
-    if state is None:
-        progress.step("there is no node")
-        return
-    progress.step("removing the node")
-    _remove(state)
-    progress.step("removed")
+    with processes.locked("node"):
+        state = load()
+        if state is None:
+            progress.step("there is no node")
+            return
+        progress.step("removing the node")
+        _remove(state)
+        if found := network.leftovers() + runtime.leftovers():
+            raise NodeError(f"the node is removed, but not these: {', '.join(found)}")
+        progress.step("removed")
 
 
 def running() -> bool:

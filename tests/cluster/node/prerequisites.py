@@ -7,7 +7,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from . import network
+from . import network, runtime
 from .layout import API_PORT, KUBELET_PORT, LOOPBACK_PORTS
 from .report import NodeError, Progress
 
@@ -45,8 +45,8 @@ def check(progress: Progress) -> None:
 
 def check_free() -> None:
     """Raise NodeError when another Kubernetes, or a program on one of the ports, is in the way."""
-    if found := network.leftovers():
-        raise NodeError(f"another Kubernetes seems to run on this machine (packet filter has: {found[0]})")
+    if found := network.leftovers() + runtime.leftovers():
+        raise NodeError(f"another Kubernetes seems to run on this machine: it has {found[0]}")
     listened = [("0.0.0.0", port) for port in (API_PORT, KUBELET_PORT)] + [
         ("127.0.0.1", port) for port in LOOPBACK_PORTS
     ]

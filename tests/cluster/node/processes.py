@@ -1,15 +1,17 @@
 """Programs in the background: started with a log, recorded by pid and start time, ended by that record alone."""
 
+import fcntl
 import os
 import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .layout import LOGS
+from .layout import CACHE, LOGS
 from .report import NodeError
 
 END_TIMEOUT_S = 10.0
@@ -116,6 +118,15 @@ def wait_until(check: Callable[[], bool], what: str, timeout_s: float, needs: Se
             logs = "\n".join(log_end(process.name) for process in needs)
             raise NodeError(f"not within {timeout_s:.0f} s: {what}\n{logs}")
         time.sleep(POLL_S)
+
+
+@contextmanager
+def locked(what: str) -> Iterator[None]:
+    """One at a time: a second caller waits for the first, and finds its result."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def log_end(name: str) -> str:

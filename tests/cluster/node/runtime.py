@@ -87,7 +87,7 @@ def _ctr(*arguments: str) -> list[str]:
 
 def end_containers() -> None:
     """Kill every container's processes and their shims; with the kubelet and containerd gone nobody starts new ones."""
-    for procs in _pod_cgroup_files("cgroup.procs"):
+    for procs in _pod_cgroups():
         for pid in procs.read_text().split():
             _kill(int(pid))
     kill(_shims())
@@ -116,9 +116,15 @@ def _shims() -> list[Recorded]:
 
 def remove_cgroups() -> None:
     """Remove the pods' control groups, innermost first, in every hierarchy (version 1) or the one (version 2)."""
-    for procs in sorted(_pod_cgroup_files("cgroup.procs"), key=lambda path: len(path.parts), reverse=True):
+    for procs in sorted(_pod_cgroups(), key=lambda path: len(path.parts), reverse=True):
         procs.parent.rmdir()
 
 
-def _pod_cgroup_files(name: str) -> list[Path]:
-    return [file for root in (CGROUPS, *CGROUPS.iterdir()) for file in root.glob(f"{POD_CGROUP}/**/{name}")]
+def leftovers() -> list[str]:
+    """Control groups and processes of containers that are there now."""
+    return [str(procs.parent) for procs in _pod_cgroups()] + [f"process {shim.pid}" for shim in _shims()]
+
+
+def _pod_cgroups() -> list[Path]:
+    """The list of processes of each of the pods' control groups."""
+    return [file for root in (CGROUPS, *CGROUPS.iterdir()) for file in root.glob(f"{POD_CGROUP}/**/cgroup.procs")]

@@ -1,0 +1,42 @@
+"""A cluster as tests and benchmarks use it: through kubectl and helm."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster to test on, by its administrator's kubeconfig, with the client programs that fit it."""
+
+    kubeconfig: Path
+    programs: Path
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl and give its output; fails the test with what it said."""
+        done = self.run("kubectl", *arguments, stdin=stdin)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def helm(self, *arguments: str) -> str:
+        """Run helm likewise."""
+        done = self.run("helm", *arguments)
+        assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def run(self, program: str, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run kubectl or helm, whatever its exit code."""
+        command: list[str | Path] = [self.programs / program, *arguments]
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        return subprocess.run(
+            command,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_TIMEOUT_S,
+        )
