@@ -101,7 +101,10 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class InstanceReport:
-    """An instance's heartbeat. `state` is starting, ready, draining or failed; durations in microseconds."""
+    """An instance's heartbeat. `state` is starting, ready, draining or failed; durations in microseconds.
+
+    `async_…` count what became of the async events it ended, by the outcomes of `finish_async`.
+    """
 
     state: str
     reason: str = ""
@@ -112,6 +115,10 @@ class InstanceReport:
     pid: int = 0
     revision: int = 0
     started_ms: int = 0
+    async_done: int = 0
+    async_retry: int = 0
+    async_dead: int = 0
+    async_expired: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +182,14 @@ async def read_instances(
     return {ident: _report(answer) for (_, ident), answer in zip(instances, answers, strict=True)}
 
 
+_REPORT_NUMBERS = [name for name in InstanceReport.__dataclass_fields__ if name not in {"state", "reason"}]
+
+
 def _report(answer: dict[bytes, bytes]) -> InstanceReport | None:
     fields = {name.decode(): value.decode(errors="replace") for name, value in answer.items()}
     if "state" not in fields:
         return None
-    numbers = {
-        name: int(fields[name])
-        for name in ("in_flight", "done", "busy_us", "init_us", "pid", "revision", "started_ms")
-        if fields.get(name, "").isdecimal()
-    }
+    numbers = {name: int(fields[name]) for name in _REPORT_NUMBERS if fields.get(name, "").isdecimal()}
     return InstanceReport(state=fields["state"], reason=fields.get("reason", ""), **numbers)
 
 

@@ -89,7 +89,7 @@ async def abandon_instance(
         done.async_delayed += results.count(2)
         done.async_dead += results.count(3)
     keys = (queue.sync, queue.async_, queue.keys.control(instance_id), queue.keys.instance(instance_id))
-    done.left = await run(redis, scripts.LEAVE, keys, (instance_id,)) == 0
+    done.left = await run(redis, scripts.LEAVE, keys, (instance_id, 0)) == 0
     return done
 
 

@@ -23,7 +23,7 @@ class Script:
 CANCEL = Script("cancel", "41046e9005575fa5d58e7cf2d2026d8d5614a541")
 EXTEND = Script("extend", "f8f7db49290f4ce1d24a87b75096f95b1206e8f9")
 FINISH_ASYNC = Script("finish_async", "f3ca5f6aa7ede9a02b4ee62a41f0ff0ad0091329")
-LEAVE = Script("leave", "cb741a8bcc2f2f1e455bc9e733fd2abeef57ccf1")
+LEAVE = Script("leave", "2594f43fbb9c37d005a20f5d6219a3cf06a0320c")
 OBSERVE = Script("observe", "57645c86055f13a648d3bcfeb8f180101cdf43a6")
 PROMOTE = Script("promote", "71040144d210b63c6f644882d3279e2df26ee9eb")
 PUBLISH_FUNCTION = Script("publish_function", "cbbe7ca31e717cbab1700f39e1b06426e130fc9f")

@@ -177,11 +177,16 @@ class Actions:
 
     async def _recover(self, state: FunctionState, consumer: str) -> None:
         try:
+            last = (await read_instances(self._redis, [(state.queue.keys, consumer)]))[consumer]
+            if last is not None:
+                self._metrics.reported(state.spec.key, consumer, last)
             done = await abandon_instance(
                 self._redis, self._platform, state.queue, consumer, attempts_max=attempts_max(state.spec)
             )
         finally:
             self._recovering.discard(consumer)
+        if done.left:
+            self._metrics.instance_gone(consumer)
         self.note_recovered(state, consumer, done)
 
     def note_recovered(self, state: FunctionState, consumer: str, done: Recovered) -> None:

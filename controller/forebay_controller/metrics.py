@@ -2,11 +2,12 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from forebay_common.queue import QueueState
+from forebay_common.queue import InstanceReport, QueueState
 from forebay_common.recovery import Recovered
 from forebay_controller.autoscale import Reason
 from forebay_controller.instances import Instance, State
 
+ASYNC_OUTCOMES = ("done", "retry", "dead", "expired")
 _START_BUCKETS_S = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2, 4, 8, 16, 32, 64)
 
 
@@ -15,6 +16,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._reported: dict[str, InstanceReport] = {}
         function = ("namespace", "function")
         self.queue_depth = Gauge(
             "forebay_queue_depth",
@@ -52,6 +54,12 @@ class Metrics:
             ("outcome",),
             registry=self.registry,
         )
+        self.async_events = Counter(
+            "forebay_async_events",
+            "Async events by what became of a delivery: done, retry, dead or expired; from the instances' heartbeats.",
+            (*function, "outcome"),
+            registry=self.registry,
+        )
         self.start_failures = Counter(
             "forebay_instance_start_failures", "Instances that did not get ready.", function, registry=self.registry
         )
@@ -81,6 +89,20 @@ class Metrics:
             counts[instance.state] += 1
         for state, count in counts.items():
             self.instances.labels(*labels, state.value).set(count)
+
+    def reported(self, function: str, instance_id: str, report: InstanceReport) -> None:
+        """An instance's counters, which only grow: what is new in them is counted."""
+        before = self._reported.get(instance_id)
+        self._reported[instance_id] = report
+        for outcome in ASYNC_OUTCOMES:
+            member = f"async_{outcome}"
+            ended = getattr(report, member) - (getattr(before, member) if before else 0)
+            if ended > 0:
+                self.async_events.labels(*function.split("/"), outcome).inc(ended)
+
+    def instance_gone(self, instance_id: str) -> None:
+        """It reports nothing more."""
+        self._reported.pop(instance_id, None)
 
     def started(self, function: str, duration_s: float) -> None:
         """An instance of a function is ready."""
@@ -116,5 +138,7 @@ class Metrics:
             gauge.remove(*labels)
         for state in State:
             self.instances.remove(*labels, state.value)
+        for outcome in ASYNC_OUTCOMES:
+            self.async_events.remove(*labels, outcome)
         for metric in (self.start_failures, self.starts):
             metric.remove(*labels)

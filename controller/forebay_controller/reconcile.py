@@ -200,6 +200,7 @@ class Reconciler:
             report = reports[instance_id] if instance_id in reports else state.reports.get(instance_id)
             state.reports[instance_id] = report
             if report is not None:
+                self._metrics.reported(state.spec.key, instance_id, report)
                 state.demand.note_counters(now_s, instance_id, done=report.done, busy_us=report.busy_us)
             after = observed(before, report, state.seen.held_by(instance_id), now_s)
             state.instances[instance_id] = after

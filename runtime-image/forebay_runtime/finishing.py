@@ -95,6 +95,7 @@ class Finisher:
         self._again: list[_Batch] = []
         self._on_passing_fault = on_passing_fault
         self.pending = False
+        self.async_outcomes = {DONE: 0, RETRY: 0, DEAD: 0, EXPIRED: 0}
 
     @property
     def waits(self) -> bool:
@@ -147,6 +148,7 @@ class Finisher:
             self._leases.drop(ASYNC, [call.entry_id])
             return
         self.pending = True
+        self.async_outcomes[outcome] += 1
         keys = [self._streams[ASYNC], self._delayed, self._dead]
         if call.record.claim:
             keys.append(f"{self._base}:{call.record.claim}")

@@ -38,6 +38,8 @@ RETRY_PAUSE_S = 0.25
 FAIL_WAIT_S = 3.0
 """How long an instance that has failed tries to tell Redis about its calls before it ends all the same."""
 LEAVE_PAUSE_S = 0.1
+LAST_COUNTERS_MS = 5_000
+"""How long the controller may still read what an instance that has left had done."""
 FIRST_RESULTS_S = 0.02
 WORKING_HEARTBEAT_S = 1.0
 CANCELLED = "Cancelled"
@@ -263,10 +265,12 @@ class Instance:
             return
         self._told_done = self._handlers.done
         handlers = self._handlers
-        counters = (
+        counters: tuple[str | int, ...] = (
             *("in_flight", len(self._leases), "done", handlers.done, "busy_us", handlers.busy_us),
             *("lost_leases", self._leases.lost, "ignored_results", handlers.ignored_results),
         )
+        for outcome, events in self._finisher.async_outcomes.items():
+            counters += (f"async_{outcome}", events)
         data, count = self._heartbeat.beat(counters, announce=self._announce)
         self._announce = False
         self._clock_asked = self._loop.now
@@ -321,7 +325,11 @@ class Instance:
         settings = self._settings
         streams = (self._keys.sync(settings.version), self._keys.async_(settings.version))
         own = (self._keys.control(settings.instance_id), self._keys.instance(settings.instance_id))
-        arguments = (4, *streams, *own, settings.instance_id)
+        kept_ms = 0
+        if not self._reader.deleted:
+            kept_ms = LAST_COUNTERS_MS
+            self._on_beat()
+        arguments = (4, *streams, *own, settings.instance_id, kept_ms)
         self._writer.send(command(("EVALSHA", scripts.LEAVE.sha, *arguments)), 1, self._on_left)
         self._writer.flush()
 

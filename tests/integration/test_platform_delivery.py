@@ -102,6 +102,23 @@ def pid_of(platform: Platform, victim: str) -> int:
     return platform.pids_of(word.get(victim, "-m forebay_gateway"))[0]
 
 
+def test_what_became_of_events_is_counted(fresh: Platform) -> None:
+    fresh.create("moody", "def handler(event, context): return 1 / event")
+    client = fresh.boto()
+    for payload in (b"1", b"0"):
+        assert client.invoke(FunctionName="moody", InvocationType="Event", Payload=payload)["StatusCode"] == 202
+
+    def counted() -> bool:
+        metrics = fresh.http("GET", "/controller/metrics")[1].decode()
+        return all(
+            f'forebay_async_events_total{{function="moody",namespace="default",outcome="{outcome}"}} {count}.0'
+            in metrics
+            for outcome, count in {"done": 1, "retry": 2, "dead": 1}.items()
+        )
+
+    wait_until(counted, "one event is done; the other was retried twice and is dead", 20)
+
+
 def test_a_sync_call_whose_instance_dies_is_told_so_at_once(fresh: Platform) -> None:
     fresh.create("sleeper", "import time\ndef handler(event, context): time.sleep(20)", Timeout=30)
     with ThreadPoolExecutor(1) as pool:

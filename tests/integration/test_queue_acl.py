@@ -60,7 +60,7 @@ async def test_an_instance_can_do_its_whole_work(
     await command(instance, "XDEL", queue.sync, answered)
     await command(instance, "PUBLISH", platform_keys.wake_channel, "default/hello/u1")
     keys = (queue.sync, queue.async_, queue.keys.control("i1"), queue.keys.instance("i1"))
-    assert await run(instance, scripts.LEAVE, keys, ("i1",)) == 0
+    assert await run(instance, scripts.LEAVE, keys, ("i1", 1_000)) == 0
     await command(redis, "UNLINK", f"{platform_keys.prefix}:{ADDRESS}")
 
 

@@ -364,7 +364,7 @@ class TestLeave:
         await append(redis, queue, event())
         entries = await lease(redis, queue.sync, "i1") + await lease(redis, queue.async_, "i1")
 
-        assert await run(redis, scripts.LEAVE, self.keys(queue, "i1"), ("i1",)) == 2
+        assert await run(redis, scripts.LEAVE, self.keys(queue, "i1"), ("i1", 0)) == 2
 
         assert await pending_ids(redis, queue.sync) + await pending_ids(redis, queue.async_) == entries
         assert await command(redis, "EXISTS", *self.keys(queue, "i1")[2:]) == 2
@@ -376,14 +376,21 @@ class TestLeave:
             await command(redis, "XGROUP", "CREATECONSUMER", stream, GROUP, "i1")
         await lease(redis, queue.sync, "i2")
 
-        assert await run(redis, scripts.LEAVE, self.keys(queue, "i1"), ("i1",)) == 0
+        assert await run(redis, scripts.LEAVE, self.keys(queue, "i1"), ("i1", 0)) == 0
 
         assert [consumer["name"] for consumer in await redis.xinfo_consumers(queue.sync, GROUP)] == [b"i2"]
         assert await redis.xinfo_consumers(queue.async_, GROUP) == []
         assert await command(redis, "EXISTS", *self.keys(queue, "i1")[2:]) == 0
 
+    async def test_its_last_counters_can_still_be_read_for_a_while(self, redis: Redis, queue: VersionQueue) -> None:
+        await start_instance(redis, queue, "i1")
+        control, heartbeat = self.keys(queue, "i1")[2:]
+        assert await run(redis, scripts.LEAVE, self.keys(queue, "i1"), ("i1", 1_000)) == 0
+        assert await command(redis, "EXISTS", control) == 0
+        assert 0 < await command(redis, "PTTL", heartbeat) <= 1_000
+
     async def test_a_deleted_functions_instance_leaves(self, redis: Redis, queue: VersionQueue) -> None:
         await start_instance(redis, queue, "i1")
         await command(redis, "UNLINK", queue.sync, queue.async_)
-        assert await run(redis, scripts.LEAVE, self.keys(queue, "i1"), ("i1",)) == 0
+        assert await run(redis, scripts.LEAVE, self.keys(queue, "i1"), ("i1", 0)) == 0
         assert await command(redis, "EXISTS", *self.keys(queue, "i1")[2:]) == 0

@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 
 import forebay_handlers
 from forebay_common.frames import ReplyFrame
-from forebay_common.keys import PlatformKeys
+from forebay_common.keys import GROUP, PlatformKeys
 from forebay_common.limits import CODE_CHUNK_BYTES
 from forebay_common.queue import VersionQueue, create_queues, send_control
 from forebay_common.record import Invocation
@@ -157,6 +157,13 @@ class RuntimeRig:
         """The instance's heartbeat; empty when there is none."""
         raw: dict[bytes, bytes] = await command(self.redis, "HGETALL", self.keys.instance(self.instance_id))
         return {name.decode(): value.decode() for name, value in raw.items()}
+
+    async def has_left(self) -> bool:
+        """Whether it is in no group any more; its last counters stay readable for a few seconds."""
+        groups = [await self.redis.xinfo_consumers(stream, GROUP) for stream in (self.queue.sync, self.queue.async_)]
+        consumers = [consumer["name"].decode() for group in groups for consumer in group]
+        last_ms = await command(self.redis, "PTTL", self.keys.instance(self.instance_id))
+        return self.instance_id not in consumers and 0 < last_ms <= 5_000
 
     async def wait_for_state(self, state: str) -> dict[str, str]:
         """The heartbeat once it has that state."""
