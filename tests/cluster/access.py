@@ -1,11 +1,28 @@
 """A cluster as tests and benchmarks use it: through kubectl and helm."""
 
 import os
+import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.node import build
+from cluster.node.report import Progress
+
+CLIENTS = ("kubectl", "helm")
 COMMAND_TIMEOUT_S = 120
+
+
+def clients_in(folder: Path) -> dict[str, Path]:
+    """The client programs of a folder that holds them, by name."""
+    return {name: folder / name for name in CLIENTS}
+
+
+def clients_of_this_machine(progress: Progress) -> dict[str, Path]:
+    """The user's own client programs when all are installed; else those that are built for the node."""
+    found = {name: Path(path) for name in CLIENTS if (path := shutil.which(name))}
+    return found if len(found) == len(CLIENTS) else clients_in(build.programs(progress))
 
 
 @dataclass(frozen=True)
@@ -13,7 +30,7 @@ class Cluster:
     """A cluster to test on, by its administrator's kubeconfig, with the client programs that fit it."""
 
     kubeconfig: Path
-    programs: Path
+    programs: Mapping[str, Path]
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl and give its output; fails the test with what it said."""
@@ -29,7 +46,7 @@ class Cluster:
 
     def run(self, program: str, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run kubectl or helm, whatever its exit code."""
-        command: list[str | Path] = [self.programs / program, *arguments]
+        command: list[str | Path] = [self.programs[program], *arguments]
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         return subprocess.run(
             command,

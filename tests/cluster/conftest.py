@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.access import Cluster
-from cluster.node import build, lifecycle
+from cluster.access import Cluster, clients_in, clients_of_this_machine
+from cluster.node import lifecycle
 from cluster.node.layout import ADMIN_KUBECONFIG, PROGRAMS
 from cluster.node.report import NodeError, Progress, to_stderr
 
@@ -42,13 +42,12 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     try:
         if given is None:
             lifecycle.up(progress)
-            yield Cluster(ADMIN_KUBECONFIG, PROGRAMS)
+            yield Cluster(ADMIN_KUBECONFIG, clients_in(PROGRAMS))
         else:
-            yield Cluster(Path(given), build.programs(progress))
+            yield Cluster(Path(given), clients_of_this_machine(progress))
     except NodeError as error:
-        pytest.exit(
-            f"no cluster to test on: {error}", returncode=1
-        )  # no test here can do without: one message is enough
+        # No test here can do without one, so one message is enough.
+        pytest.exit(f"no cluster to test on: {error}", returncode=1)
     finally:
         if not ran_before:
             lifecycle.down(progress)

@@ -52,7 +52,7 @@ def _up(progress: Progress) -> None:
     try:
         _start(state, progress)
     except (NodeError, KeyboardInterrupt):
-        progress.step(f"giving up; the logs stay in {LOGS} until the next up or down")
+        progress.step(f"giving up; the logs stay in {LOGS} until the node is removed")
         _end_processes(state)
         raise
     progress.step(f"ready: export KUBECONFIG={ADMIN_KUBECONFIG} PATH={PROGRAMS}:$PATH")
@@ -145,10 +145,9 @@ def _wait_until_ready(started: dict[str, Recorded]) -> None:
 
 
 def _end_processes(state: State) -> None:
-    """The kubelet first, or it would start anew what is ended."""
-    processes.kill([process for process in state.processes if process.name == "kubelet"])
+    """All programs at once, so that none of them reacts to what is ended; then what they started."""
+    processes.kill(state.processes)
     runtime.end_containers()
-    processes.kill([process for process in state.processes if process.name != "kubelet"])
 
 
 def _remove(state: State) -> None:

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from .layout import CONFIG, CONTAINERD_SOCKET, FOLDER, PAUSE_IMAGE, POD_LINK, POD_NETWORK
-from .processes import Recorded, kill, run, start, started_ticks
+from .processes import END_TIMEOUT_S, Recorded, kill, run, start, started_ticks, wait_until
 
 NAMESPACE = "k8s.io"  # containerd's own, where the kubelet's images and containers are
 CGROUPS = Path("/sys/fs/cgroup")
@@ -86,11 +86,19 @@ def _ctr(*arguments: str) -> list[str]:
 
 
 def end_containers() -> None:
-    """Kill every container's processes and their shims; with the kubelet and containerd gone nobody starts new ones."""
-    for procs in _pod_cgroups():
-        for pid in procs.read_text().split():
-            _kill(int(pid))
+    """Kill every container's processes, once kubelet and containerd are gone.
+
+    The shims first: they would remove control groups and mounts while these are being walked here.
+    """
     kill(_shims())
+    for pid in _pod_processes():
+        _kill(pid)
+    wait_until(lambda: not _pod_processes(), "the pods' processes are gone", END_TIMEOUT_S)
+
+
+def _pod_processes() -> set[int]:
+    """Processes in the pods' control groups; 0 stands for one that another process namespace hides."""
+    return {int(pid) for procs in _pod_cgroups() for pid in procs.read_text().split()} - {0}
 
 
 def _kill(pid: int) -> None:
