@@ -390,6 +390,9 @@ class Dispatcher:
     def _wake(self, function: Function, now_s: float, spacing_s: float) -> None:
         """Tell the controller to look at a function, now or as the burst's trailing hint."""
         load = function.load
+        if now_s - load.wake_s > wake.QUIET_S:
+            load.wake_run = 0
+        spacing_s = wake.grown_spacing_s(spacing_s, load.wake_run)
         decision = wake.decide(now_s, load.wake_s, spacing_s, trailing=load.trailing_wake)
         if decision == "now":
             self._publish_wake(function)
@@ -400,6 +403,7 @@ class Dispatcher:
     def _publish_wake(self, function: Function) -> None:
         function.load.trailing_wake = False
         function.load.wake_s = self.loop.time()
+        function.load.wake_run += 1
         with contextlib.suppress(NotConnected):
             self._commands.write((function.wake,), ignore)
 

@@ -77,7 +77,7 @@ class Route:
 class Load:
     """What this process knows of a function's queues, and when it last woke the controller for it."""
 
-    __slots__ = ("async_sample", "async_since", "sync_sample", "sync_waiting", "trailing_wake", "wake_s")
+    __slots__ = ("async_sample", "async_since", "sync_sample", "sync_waiting", "trailing_wake", "wake_run", "wake_s")
 
     def __init__(self) -> None:
         self.sync_waiting = 0
@@ -85,6 +85,7 @@ class Load:
         self.async_sample = Sample()
         self.async_since = 0
         self.wake_s = -math.inf
+        self.wake_run = 0
         self.trailing_wake = False
 
 

@@ -8,6 +8,9 @@ from typing import Literal
 
 SYNC_SPACING_S = 0.020
 ASYNC_SPACING_S = 0.050
+SPACING_MAX_S = 0.100
+"""How often the controller looks at a function with work anyway: more hints than that only cost it time."""
+QUIET_S = 1.0
 
 Decision = Literal["now", "later", "no"]
 
@@ -18,6 +21,11 @@ def sync_wanted(waiting: int, capacity: int, max_capacity: int) -> bool:
     `max_capacity` 0 means not known.
     """
     return waiting > capacity and (not max_capacity or capacity < max_capacity)
+
+
+def grown_spacing_s(spacing_s: float, run: int) -> float:
+    """The spacing after `run` hints in a row, at most `QUIET_S` apart: the first of a burst are the urgent ones."""
+    return min(spacing_s * 2.0 ** min(run, 8), SPACING_MAX_S)
 
 
 def decide(now_s: float, last_s: float, spacing_s: float, *, trailing: bool) -> Decision:

@@ -108,3 +108,9 @@ def test_backoff_grows_to_its_bound_and_is_spread(failures: int) -> None:
     longest = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(failures, 10))
     assert backoff_s(failures, 0.0) == longest / 2
     assert longest / 2 < backoff_s(failures, 0.999) < longest
+
+
+def test_hints_in_a_row_come_as_seldom_as_the_controller_looks_by_itself() -> None:
+    spacings_s = [wake.grown_spacing_s(wake.SYNC_SPACING_S, run) for run in range(5)]
+    assert spacings_s == [0.02, 0.04, 0.08, wake.SPACING_MAX_S, wake.SPACING_MAX_S]
+    assert wake.grown_spacing_s(wake.ASYNC_SPACING_S, 10_000) == wake.SPACING_MAX_S
