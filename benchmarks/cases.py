@@ -11,19 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.figures import Figure, judge, rotated_rounds, spread
+from benchmarks.posting import post
 from benchmarks.stage import NO_OP, Stage, Tree, load, wait_until
 
 ROUNDS = 5
-ROUND_S = 1.5
+ROUND_S = 2
 DRAIN_EVENTS = 20_000
 HUEY_EVENTS = 4_000
 COLD_STARTS = 9
 ECHO_PATH = "/2015-03-31/functions/echo/invocations"
-EVENT = ("--header", "X-Amz-Invocation-Type: Event", "--expect", "202")
+EVENT = "X-Amz-Invocation-Type: Event"
 
 
-def _rate(port: int, path: str, *options: str) -> Callable[[], dict[str, float]]:
-    return lambda: load(port, path, "--seconds", str(ROUND_S), *options)
+def _rate(port: int, path: str, header: str = "") -> Callable[[], dict[str, float]]:
+    return lambda: load(port, path, seconds=ROUND_S, header=header)
 
 
 def _per_second(figures: dict[str, float]) -> float:
@@ -64,12 +65,12 @@ def cpu_per_request(stage: Stage) -> list[Figure]:
     def cost(trees: list[Tree], port: int, path: str) -> Callable[[], float]:
         def measure() -> float:
             before = sum(tree.cpu_s() for tree in trees)
-            requests = load(port, path, "--seconds", str(ROUND_S))["requests"]
+            requests = load(port, path, seconds=ROUND_S)["requests"]
             return (sum(tree.cpu_s() for tree in trees) - before) / requests
 
         return measure
 
-    load(stage.port, ECHO_PATH, "--seconds", "1")
+    load(stage.port, ECHO_PATH, seconds=1)
     results = rotated_rounds(
         ROUNDS,
         {
@@ -93,7 +94,7 @@ def sync_latency(stage: Stage) -> list[Figure]:
         ROUNDS,
         {
             "bare": bare,
-            "forebay": lambda: load(stage.port, ECHO_PATH, "--seconds", str(ROUND_S), "--connections", "1")["p50_us"],
+            "forebay": lambda: load(stage.port, ECHO_PATH, seconds=ROUND_S, connections=1)["p50_us"],
         },
     )
     ratios = [ours / floor for ours, floor in zip(results["forebay"], results["bare"], strict=True)]
@@ -107,7 +108,7 @@ def redis_commands(stage: Stage) -> list[Figure]:
         counts = []
         for _ in range(3):
             before = stage.commands()
-            requests = load(stage.port, ECHO_PATH, "--seconds", "1", "--connections", str(connections))["requests"]
+            requests = load(stage.port, ECHO_PATH, seconds=1, connections=connections)["requests"]
             counts.append((stage.commands() - before) / requests)
         figures.append(judge(f"redis_commands_{connections}", counts, "a request", target, timed=False))
     return figures
@@ -117,9 +118,7 @@ def async_accept(stage: Stage) -> list[Figure]:
     """202 answers per second at 64 connections, over hello's requests per second."""
     stage.deploy("sink", NO_OP)
     path = "/2015-03-31/functions/sink/invocations"
-    results = rotated_rounds(
-        ROUNDS, {"hello": _rate(stage.hello_port, "/"), "forebay": _rate(stage.port, path, *EVENT)}
-    )
+    results = rotated_rounds(ROUNDS, {"hello": _rate(stage.hello_port, "/"), "forebay": _rate(stage.port, path, EVENT)})
     hello = [_per_second(figures) for figures in results["hello"]]
     ratios = [_per_second(ours) / floor for ours, floor in zip(results["forebay"], hello, strict=True)]
     wait_until(lambda: _settled(stage, "sink"), 60, "draining the accepted events")
@@ -136,15 +135,7 @@ def drain(stage: Stage) -> list[Figure]:
     controller = next(pid for pid in stage.platform.pids() if b"forebay_controller" in _command(pid))
     os.kill(controller, signal.SIGSTOP)
     try:
-        load(
-            stage.port,
-            "/2015-03-31/functions/no-op/invocations",
-            "--requests",
-            str(DRAIN_EVENTS),
-            "--seconds",
-            "60",
-            *EVENT,
-        )
+        post(stage.port, "/2015-03-31/functions/no-op/invocations", EVENT, DRAIN_EVENTS)
     finally:
         os.kill(controller, signal.SIGCONT)
     started = time.perf_counter()
