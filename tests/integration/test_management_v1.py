@@ -166,7 +166,8 @@ async def test_a_large_package_does_not_stall_other_requests(http: httpx.AsyncCl
         assert (await http.get("/v1/functions")).status_code == 200
         answered += 1
     assert uploading.result().status_code == 201
-    assert answered > 10
+    # A loop that stands still answers one: the request that was on its way when it stopped.
+    assert answered > 2
 
 
 async def test_a_deleted_function_is_gone(http: httpx.AsyncClient, api: Management) -> None:
