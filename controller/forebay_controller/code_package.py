@@ -146,6 +146,8 @@ def _entry_path(entry: zipfile.ZipInfo) -> PurePosixPath:
     # zipfile cuts a name at a NUL byte: what it then reports is not what other tools see.
     if entry.orig_filename != name or not name:
         raise PackageError(f"The zip holds a name that cannot be unpacked: {entry.orig_filename!r}")
+    if _is_link(entry) and entry.is_dir():
+        raise PackageError(f"The zip holds a symbolic link that is named as a folder: {name!r}")
     if "\\" in name:
         raise PackageError(f"The zip holds a path with a backslash, folders are separated by '/': {name!r}")
     path = PurePosixPath(name)

@@ -222,6 +222,11 @@ def test_what_is_not_base64_is_refused(text: str) -> None:
         decode_base64(text)
 
 
+def test_a_link_named_as_a_folder_is_refused() -> None:
+    with pytest.raises(PackageError, match="named as a folder"):
+        read_package(zip_of(("-/", b""), link("-/", "a")))
+
+
 NAMES = st.text(alphabet="ab./\\ ~-", min_size=1, max_size=12)
 
 
