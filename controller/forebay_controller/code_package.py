@@ -118,6 +118,10 @@ def _directory_size(data: bytes) -> int:
     return int(size)
 
 
+LINK_STEPS_MAX = 256
+"""Path components that following one link may take; a circle takes more."""
+
+
 def _check_archive(archive: zipfile.ZipFile) -> None:
     entries = archive.infolist()
     if not entries:
@@ -127,11 +131,14 @@ def _check_archive(archive: zipfile.ZipFile) -> None:
     if sum(entry.file_size for entry in entries) >= limits.UNZIPPED_MAX_BYTES:
         raise PackageError(UNZIPPED_TOO_LARGE)
     _check_tree(entries)
+    targets: dict[PurePosixPath, PurePosixPath] = {}
     for entry in entries:
         if _is_link(entry):
-            _check_link(entry, _read_link(archive, entry))
+            targets[PurePosixPath(entry.filename)] = _link_target(entry, _read_link(archive, entry))
         elif not entry.is_dir():
             _read_through(archive, entry)
+    for path in targets:
+        _follow(path, targets)
 
 
 def _entry_path(entry: zipfile.ZipInfo) -> PurePosixPath:
@@ -181,8 +188,8 @@ def _check_tree(entries: list[zipfile.ZipInfo]) -> None:
         parents = {path.parent for path in parents if path.parts}
 
 
-def _check_link(entry: zipfile.ZipInfo, target_bytes: bytes) -> None:
-    """A symbolic link must stay inside, whatever other links stand on its way.
+def _link_target(entry: zipfile.ZipInfo, target_bytes: bytes) -> PurePosixPath:
+    """What a symbolic link says. It must stay inside, whatever other links stand on its way.
 
     `..` only at the start, and no more of them than the link is deep: since no entry lies below a link, the link's
     own folders are real, and from there on a target only descends.
@@ -196,6 +203,26 @@ def _check_link(entry: zipfile.ZipInfo, target_bytes: bytes) -> None:
     inside = not target.is_absolute() and ups <= depth and ".." not in target.parts[ups:]
     if not inside or not target_bytes or b"\0" in target_bytes:
         raise PackageError(f"The zip holds a symbolic link that leads out of the package: {entry.filename!r}")
+    return target
+
+
+def _follow(link: PurePosixPath, targets: dict[PurePosixPath, PurePosixPath]) -> None:
+    """A symbolic link must lead somewhere, or nowhere, but not in a circle: no instance could unpack it."""
+    rest = [link]
+    here = PurePosixPath()
+    for _ in range(LINK_STEPS_MAX):
+        if not rest:
+            return
+        step = rest.pop()
+        if len(step.parts) > 1:
+            rest += [PurePosixPath(part) for part in reversed(step.parts)]
+        elif step.parts == ("..",):
+            here = here.parent
+        elif (target := targets.get(here / step)) is not None:
+            rest.append(target)
+        else:
+            here /= step
+    raise PackageError(f"The zip holds a symbolic link that leads in a circle: {str(link)!r}")
 
 
 def _read_link(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:

@@ -227,6 +227,20 @@ def test_a_link_named_as_a_folder_is_refused() -> None:
         read_package(zip_of(("-/", b""), link("-/", "a")))
 
 
+@pytest.mark.parametrize(
+    "links",
+    [[("a", "a")], [("./a", "a//")], [("a", "b"), ("b", "a")], [("d/a", "../e/b"), ("e/b", "../d/a/x")]],
+)
+def test_links_that_lead_in_a_circle_are_refused(links: list[tuple[str, str]]) -> None:
+    with pytest.raises(PackageError, match="circle"):
+        read_package(zip_of(("app.py", HANDLER), *(link(name, target) for name, target in links)))
+
+
+def test_links_that_lead_to_links_are_followed() -> None:
+    data = zip_of(("lib/v2/app.py", HANDLER), link("lib/current", "v2"), link("bin/app", "../lib/current/app.py"))
+    read_package(data)
+
+
 NAMES = st.text(alphabet="ab./\\ ~-", min_size=1, max_size=12)
 
 
