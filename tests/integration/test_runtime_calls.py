@@ -20,7 +20,7 @@ from forebay_common.frames import (
 from forebay_common.limits import CLAIM_CHECK_BYTES, RESPONSE_MAX_BYTES
 from forebay_common.record import FLAG_LOG_TAIL, Invocation
 from forebay_common.redis_client import command
-from support.queue_side import call, event, records
+from support.queue_side import PROCESS, call, event, records
 from support.runtime_rig import RuntimeRig
 from support.waiting import wait_until_async
 
@@ -86,14 +86,16 @@ async def test_a_call_is_answered_and_leaves_nothing(rig: RuntimeRig) -> None:
     assert await rig.redis.exists(rig.keys.control(rig.instance_id)) == 0
 
 
-async def test_calls_of_one_slot_are_answered_in_order_and_by_their_tokens(rig: RuntimeRig) -> None:
+async def test_calls_of_one_slot_are_each_answered_once_by_their_own_token(rig: RuntimeRig) -> None:
+    """In which order replies arrive is not promised: they leave on whichever connection is written to next."""
     await rig.run()
 
     sent = [await rig.append(call(b'{"n": %d}' % number)) for number in range(200)]
     answers = await rig.replies(200)
 
     assert [answers[record.reply_token].payload for record in sent] == [record.payload for record in sent]
-    assert list(answers) == [record.reply_token for record in sent]
+    assert await rig.drain() == 0
+    assert await rig.redis.llen(rig.platform_keys.reply(PROCESS)) == 0
 
 
 async def test_a_handler_sees_its_call(rig: RuntimeRig) -> None:
