@@ -6,7 +6,6 @@ import http.client
 import io
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -98,7 +97,6 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.socket = str(folder / "redis.sock")
-        self._password = secrets.token_hex(16)
         self._stack = contextlib.ExitStack()
         self.hello_port, self.naive_port, self.port = free_port(), free_port(), free_port()
 
@@ -134,7 +132,7 @@ class Stage:
         url = f"unix://{self.socket}"
         self.hello = self.module("hello", str(self.hello_port))
         self.naive = self.module("naive", "serve", str(self.naive_port), url)
-        self.naive_worker = self.module("naive", "work", url)
+        self.module("naive", "work", url)
         self.platform = self.spawn(
             str(Path(sys.executable).with_name("forebay")), "up", "--port", str(self.port),
             "--data-dir", str(self._folder / "data"), "--redis", url,
