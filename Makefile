@@ -51,7 +51,10 @@ bench: $(VENV)/installed ## Measure, each figure a ratio in one run
 PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
 requirements: ## Pin the newest versions that pyproject.toml allows, with their hashes
-	$(PIN) --upgrade --extra local --group dev --output-file requirements/dev.txt pyproject.toml
+	$(PIN) --upgrade --extra local --extra cluster --group dev --output-file requirements/dev.txt pyproject.toml
+	$(PIN) --constraints requirements/dev.txt --extra gateway --output-file requirements/gateway.txt pyproject.toml
+	$(PIN) --constraints requirements/dev.txt --extra cluster --output-file requirements/controller.txt pyproject.toml
+	$(PIN) --constraints requirements/dev.txt --output-file requirements/runtime.txt pyproject.toml
 	echo 'awscli>=1.40' | $(PIN) --upgrade --output-file requirements/aws.txt -
 
 clean: ## Remove what make made

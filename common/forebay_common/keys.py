@@ -66,7 +66,7 @@ class FunctionKeys:
 class PlatformKeys:
     """The keys outside any function's tag."""
 
-    __slots__ = ("functions", "generation", "prefix", "processes", "wake_channel")
+    __slots__ = ("credentials", "functions", "generation", "prefix", "processes", "wake_channel")
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
         self.prefix = prefix
@@ -74,6 +74,9 @@ class PlatformKeys:
         """Hash: `NAMESPACE/NAME` -> routing entry (JSON). Also the channel on which a change is announced."""
         self.generation = f"{prefix}:{{functions}}:generation"
         """Counter of changes to the function table; on the table's slot, since both change in one step."""
+        self.credentials = f"{prefix}:{{functions}}:credentials"
+        """Hash: access key id -> what gateways check it by (JSON). A change counts as one of the function table's:
+        it is announced on the same channel, under the same generations, as `credentials/ACCESS_KEY_ID`."""
         self.processes = f"{prefix}:processes"
         """Set of ids of processes that own a reply list."""
         self.wake_channel = f"{prefix}:wake"
@@ -90,6 +93,14 @@ class PlatformKeys:
     def process_gone(self, process_id: str) -> str:
         """Marks a process as dead while replies for it may still come; its TTL says for how much longer."""
         return f"{self.prefix}:process:{process_id}:gone"
+
+    def blob(self, sha256_hex: str, chunk: int) -> str:
+        """One chunk of a code package that was uploaded and that no function holds yet; expires."""
+        return f"{self.prefix}:{{blob/{sha256_hex}}}:{chunk}"
+
+    def blob_index(self, sha256_hex: str) -> str:
+        """JSON {size, chunks} of an uploaded package, written after its chunks; expires with them."""
+        return f"{self.prefix}:{{blob/{sha256_hex}}}:index"
 
     def function(self, namespace: str, name: str, uid: str) -> FunctionKeys:
         """Keys of one function."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from redis.asyncio import Redis
@@ -23,7 +24,10 @@ Call = tuple[Script, Sequence[str], Sequence[Part]]
 
 @dataclass(frozen=True, slots=True)
 class RedisSettings:
-    """Where Redis is: `unix_socket`, or `host` and `port` (with TLS when `tls`). None means not set."""
+    """Where Redis is: `unix_socket`, or `host` and `port` (with TLS when `tls`). None means not set.
+
+    `ca_file` holds the authorities that the server's certificate is checked against, None the machine's own.
+    """
 
     unix_socket: str | None = None
     host: str | None = None
@@ -32,10 +36,18 @@ class RedisSettings:
     username: str | None = None
     password: str | None = None
     db: int = 0
+    ca_file: str | None = None
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read the `redis` member of a process's configuration. Raises ValueError when it names no server."""
+        """Read the `redis` member of a process's configuration; `password_file` in it names a file with the password.
+
+        Raises ValueError when it names no server, OSError when the file cannot be read.
+        """
+        document = dict(document)
+        password_file = document.pop("password_file", None)
+        if password_file is not None:
+            document["password"] = Path(password_file).read_text("utf-8").strip()
         unknown = set(document) - set(cls.__dataclass_fields__)
         if unknown:
             raise ValueError(f"unknown Redis settings: {', '.join(sorted(unknown))}")
@@ -54,6 +66,8 @@ def connect(settings: RedisSettings) -> Redis:
     where: dict[str, Any] = {"unix_socket_path": settings.unix_socket}
     if settings.host is not None:
         where = {"host": settings.host, "port": settings.port, "ssl": settings.tls}
+        if settings.tls and settings.ca_file is not None:
+            where["ssl_ca_certs"] = settings.ca_file
     return Redis(
         **where,
         username=settings.username,

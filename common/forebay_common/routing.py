@@ -20,7 +20,8 @@ class RoutingEntry:
 
     `capacity`: handler processes of its ready and starting instances together; a gateway with more calls in
     flight than that wakes the controller. `cannot_start`: why no instance comes up ("" when nothing is wrong),
-    `retry_at_ms` the Unix time of the next attempt. `state` is Lambda's (`Pending`, `Active`, `Failed`).
+    `retry_at_ms` the Unix time of the next attempt. `state` is Lambda's (`Pending`, `Active`, `Failed`). `auth` is
+    the spec's: `key` or `none`.
     """
 
     namespace: str
@@ -38,6 +39,7 @@ class RoutingEntry:
     cannot_start: str = ""
     retry_at_ms: int = 0
     allowed_origins: list[str] = field(default_factory=list)
+    auth: str = "key"
 
     @property
     def key(self) -> str:

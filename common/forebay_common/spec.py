@@ -26,12 +26,42 @@ class AsyncSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class PodSpec:
+    """What only instances that are pods have; all empty on one machine.
+
+    `resource_name`: the Function resource's metadata.name. `image`: a container image in place of runtime and code,
+    with `command`, `args` and `working_directory` as in Lambda's ImageConfig. `cpu_millis`: 0 follows the memory.
+    `env_from`: entries of a container's `env` whose value comes from a Secret or ConfigMap, as Kubernetes writes them.
+    `egress`: `internet`, `none`, `cluster`, or a list of `CIDR` and `CIDR:PORT` separated by commas.
+    """
+
+    resource_name: str = ""
+    image: str = ""
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    working_directory: str = ""
+    image_pull_secrets: tuple[str, ...] = ()
+    cpu_millis: int = 0
+    env_from: tuple[dict[str, Any], ...] = ()
+    egress: str = "internet"
+
+    @classmethod
+    def from_members(cls, raw: dict[str, Any]) -> Self:
+        """Read it from decoded JSON; members that a later release added are ignored."""
+        known = {name: raw[name] for name in cls.__dataclass_fields__ if name in raw}
+        for name in ("command", "args", "image_pull_secrets", "env_from"):
+            known[name] = tuple(known.get(name, ()))
+        return cls(**known)
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionSpec:
     """One function at one revision.
 
     `revision` counts changes of code and settings and names them to instances; `revision_id` is Lambda's UUID.
     `code_sha256` is hexadecimal. `state`, `update_status` and their reasons use Lambda's words. `aws` holds the
-    members that Lambda's API carries and the platform does not use (Role, Description, Tags …), as sent.
+    members that Lambda's API carries and the platform does not use (Role, Description, Tags …), as sent. `auth` says
+    who may invoke it where the platform asks for credentials: `key` (who has one that allows it) or `none` (anybody).
     """
 
     namespace: str
@@ -50,6 +80,8 @@ class FunctionSpec:
     scale: ScaleSpec = field(default_factory=ScaleSpec)
     async_: AsyncSpec = field(default_factory=AsyncSpec)
     allowed_origins: tuple[str, ...] = ()
+    auth: str = "key"
+    pod: PodSpec = field(default_factory=PodSpec)
     aws: dict[str, Any] = field(default_factory=dict)
     state: str = "Pending"
     state_reason: str = ""
@@ -87,5 +119,6 @@ class FunctionSpec:
         known = {name: raw[name] for name in cls.__dataclass_fields__ if name in raw}
         known["scale"] = ScaleSpec(**known.get("scale", {}))
         known["async_"] = AsyncSpec(**known.get("async_", {}))
+        known["pod"] = PodSpec.from_members(known.get("pod", {}))
         known["allowed_origins"] = tuple(known.get("allowed_origins", ()))
         return cls(**known)

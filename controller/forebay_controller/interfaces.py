@@ -57,12 +57,17 @@ class ExitReport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunningInstance:
-    """One instance that the backend knows of."""
+    """One instance that the backend knows of.
+
+    `held_up` is why it does not come up for now, in words for people: no node has room, its image cannot be pulled.
+    It may still come up; until then it serves nobody. "" when nothing is known to be wrong.
+    """
 
     instance_id: str
     uid: str
     revision: int
     started_at_ms: int
+    held_up: str = ""
 
 
 class InstanceBackend(Protocol):

@@ -85,6 +85,7 @@ def routing_entry(spec: FunctionSpec, status: FunctionStatus, *, region: str, ac
         cannot_start=status.cannot_start,
         retry_at_ms=status.retry_at_ms,
         allowed_origins=list(spec.allowed_origins),
+        auth=spec.auth,
     )
 
 
