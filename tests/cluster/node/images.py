@@ -7,10 +7,11 @@ import platform
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from .layout import BUSYBOX_IMAGE, CACHE, PAUSE_IMAGE, PYTHON_IMAGE
+from .layout import BUSYBOX_IMAGE, CACHE, DEBIAN_IMAGE, PAUSE_IMAGE, PYTHON_IMAGE
 from .processes import run
 from .report import Progress
 from .runtime import load_image
@@ -20,8 +21,18 @@ _BUILDAH = ("buildah", "--root", str(_STORE / "root"), "--runroot", str(_STORE /
 # The release whose Python is the one that PYTHON_IMAGE names: 13 has 3.13.
 _DEBIAN_RELEASE = "trixie"
 _DEBIAN_MIRROR = "http://deb.debian.org/debian"
-_DEBIAN_PACKAGES = ("ca-certificates", "python3", "python3-pip", "python3-venv")
+_INSTALL_PYTHON = """
+apt-get update -qq
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \\
+    ca-certificates python3 python3-pip python3-venv
+rm -f /usr/lib/python3*/EXTERNALLY-MANAGED
+ln -s /usr/bin/python3 /usr/local/bin/python
+ln -s /usr/bin/python3 /usr/local/bin/python3
+ln -s /usr/bin/pip3 /usr/local/bin/pip
+rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*
+"""
 _CERTIFICATES = "/etc/ssl/certs"
+_IN_CONTAINER = ("--isolation=chroot", "--network=host")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -76,46 +87,58 @@ def _add(files: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
     files.addfile(entry, io.BytesIO(content))
 
 
-def ensure_python_base(progress: Progress) -> None:
-    """Have a local image under the very name that the project's Dockerfiles ask for, so that they build unchanged."""
-    if PYTHON_IMAGE in _local_images():
-        return
-    progress.step(f"making {PYTHON_IMAGE} from Debian packages (two minutes; kept for the next time)")
+def ensure_bases(progress: Progress) -> None:
+    """Have local images under the very names that the project's Dockerfiles ask for, so that they build unchanged."""
+    there = _local_images()
+    if DEBIAN_IMAGE not in there:
+        progress.step(f"making {DEBIAN_IMAGE} from Debian packages (a minute; kept for the next time)")
+        _make_debian()
+    if PYTHON_IMAGE not in there:
+        progress.step(f"making {PYTHON_IMAGE} from it (kept for the next time)")
+        _make_python()
+
+
+def _make_debian() -> None:
     _STORE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as made:
         root = Path(made) / "root"
-        options = ["--variant=minbase", f"--include={','.join(_DEBIAN_PACKAGES)}"]
-        run(["debootstrap", *options, _DEBIAN_RELEASE, str(root), _DEBIAN_MIRROR], what=PYTHON_IMAGE)
-        _like_the_official_image(root)
-        container = _buildah("from", "scratch").strip()
-        try:
+        run(["debootstrap", "--variant=minbase", _DEBIAN_RELEASE, str(root), _DEBIAN_MIRROR], what=DEBIAN_IMAGE)
+        for folder in ("var/cache/apt/archives", "var/lib/apt/lists"):
+            shutil.rmtree(root / folder)
+            (root / folder).mkdir()
+        with _container("scratch") as container:
             _buildah("add", "--quiet", container, str(root), "/")
-            _buildah("config", "--cmd", "python3", "--env", "LANG=C.UTF-8", container)
-            _buildah("commit", "--quiet", container, PYTHON_IMAGE)
-        finally:
-            _buildah("rm", container)
+            _buildah("config", "--cmd", "bash", container)
+            _buildah("commit", "--quiet", container, DEBIAN_IMAGE)
 
 
-def _like_the_official_image(root: Path) -> None:
+def _make_python() -> None:
     """`python` and `pip` work as in the official image: found, and allowed to install beside Debian's packages."""
-    for marker in root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
-        marker.unlink()
-    for name, target in (("python", "/usr/bin/python3"), ("python3", "/usr/bin/python3"), ("pip", "/usr/bin/pip3")):
-        (root / "usr/local/bin" / name).symlink_to(target)
-    for folder in ("var/cache/apt/archives", "var/lib/apt/lists"):
-        shutil.rmtree(root / folder)
-        (root / folder).mkdir()
+    with _container(DEBIAN_IMAGE) as container:
+        command = ["run", *_IN_CONTAINER, container, "--", "sh", "-euc", _INSTALL_PYTHON]
+        _buildah(*command)
+        _buildah("config", "--cmd", "python3", "--env", "LANG=C.UTF-8", container)
+        _buildah("commit", "--quiet", container, PYTHON_IMAGE)
+
+
+@contextmanager
+def _container(base: str) -> Iterator[str]:
+    """A working container of buildah's, from an image that is there."""
+    container = _buildah("from", "--pull-never", base).strip()
+    try:
+        yield container
+    finally:
+        _buildah("rm", container)
 
 
 def build_and_load(name: str, dockerfile: Path, context: Path, progress: Progress) -> None:
     """Build an image from a Dockerfile and bring it to the running node. Raises NodeError with buildah's words."""
-    ensure_python_base(progress)
+    ensure_bases(progress)
     progress.step(f"building {name}")
     _buildah(
         "bud",
-        "--isolation=chroot",
+        *_IN_CONTAINER,
         "--pull-never",
-        "--network=host",
         "--layers",
         f"--volume={_CERTIFICATES}:{_CERTIFICATES}:ro",  # pip trusts what this machine trusts
         f"--tag={name}",

@@ -62,4 +62,5 @@ assert not POD_NETWORK.overlaps(SERVICE_NETWORK)
 # Public names, so that manifests written for any cluster find them on the node without a registry.
 BUSYBOX_IMAGE = "docker.io/library/busybox:1.35"
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
+DEBIAN_IMAGE = "docker.io/library/debian:trixie-slim"
 PYTHON_IMAGE = "docker.io/library/python:3.13-slim"
