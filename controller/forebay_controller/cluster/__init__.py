@@ -1,0 +1,1 @@
+"""The controller on Kubernetes: everything that talks to its API."""
