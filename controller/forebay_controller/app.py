@@ -13,33 +13,34 @@ import forebay_common
 from forebay_common import limits, logs
 from forebay_controller.code_links import CodeLinks
 from forebay_controller.code_package import PackageError, PackageTooLargeError
-from forebay_controller.code_store import CodeStorageFullError, CodeStore
+from forebay_controller.code_store import CodeStorageFullError
+from forebay_controller.gate import Gate
 from forebay_controller.lambda_routes import LambdaApi
-from forebay_controller.management import Instances, ManagementSettings
-from forebay_controller.registry import Registry
+from forebay_controller.management import FunctionStore, Instances, ManagementSettings, StoreError
 from forebay_controller.request_body import BodyTooLargeError, RequestBodies
 from forebay_controller.settings_rules import SettingError
+from forebay_controller.v1_errors import V1Error, v1_error_response
 from forebay_controller.v1_models import FunctionInput
-from forebay_controller.v1_routes import V1Api, V1Error, error_response
+from forebay_controller.v1_routes import V1Api
 
 _log = logs.get(__name__)
 
 
-def create_app(
-    registry: Registry, instances: Instances, code_store: CodeStore, settings: ManagementSettings
-) -> FastAPI:
+def create_app(store: FunctionStore, instances: Instances, settings: ManagementSettings) -> FastAPI:
     """The application. Routes added to it later win over Lambda's paths, which take whatever is left."""
     links, bodies = CodeLinks(), RequestBodies()
     app = FastAPI(title="Forebay", version=forebay_common.__version__, docs_url=None, redoc_url=None)
-    app.include_router(V1Api(registry, instances, code_store, settings, links, bodies).router)
-    lambda_api = LambdaApi(registry, instances.retire, settings.runtime_warning, links, bodies)
+    app.include_router(V1Api(instances, settings, links, bodies).router)
+    lambda_api = LambdaApi(instances.retire, settings.runtime_warning, links, bodies)
 
     async def anything_else(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith("/v1/"):
-            await error_response("not_found", f"There is nothing at {scope['path'][:200]}")(scope, receive, send)
+            await v1_error_response("not_found", f"There is nothing at {scope['path'][:200]}")(scope, receive, send)
         else:
             await lambda_api(scope, receive, send)
 
+    # The last one added is the outermost.
+    app.add_middleware(Gate, store=store, default_namespace=settings.default_namespace)
     app.add_middleware(_Failsafe)
     app.router.default = anything_else
     _answer_errors(app)
@@ -52,31 +53,35 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(V1Error)
     async def known(_: Request, error: V1Error) -> Response:
-        return error_response(error.code, error.message)
+        return v1_error_response(error.code, error.message)
+
+    @app.exception_handler(StoreError)
+    async def not_done(_: Request, error: StoreError) -> Response:
+        return v1_error_response(error.code, error.message)
 
     @app.exception_handler(SettingError)
     @app.exception_handler(PackageError)
     async def refused(_: Request, error: Exception) -> Response:
-        return error_response("invalid", str(error))
+        return v1_error_response("invalid", str(error))
 
     @app.exception_handler(PackageTooLargeError)
     @app.exception_handler(CodeStorageFullError)
     async def too_large(_: Request, error: Exception) -> Response:
-        return error_response("too_large", str(error))
+        return v1_error_response("too_large", str(error))
 
     @app.exception_handler(BodyTooLargeError)
     async def body_too_large(_: Request, __: Exception) -> Response:
-        return error_response("too_large", f"A request is {limits.MANAGEMENT_REQUEST_MAX_BYTES} bytes at most")
+        return v1_error_response("too_large", f"A request is {limits.MANAGEMENT_REQUEST_MAX_BYTES} bytes at most")
 
     @app.exception_handler(RequestValidationError)
     async def bad_parameters(_: Request, error: RequestValidationError) -> Response:
         problems = [f"{item['loc'][-1]}: {item['msg']}" for item in error.errors()]
-        return error_response("invalid", "; ".join(problems))
+        return v1_error_response("invalid", "; ".join(problems))
 
     @app.exception_handler(HTTPException)
     async def by_the_framework(_: Request, error: HTTPException) -> Response:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid")
-        return error_response(code, str(error.detail))
+        return v1_error_response(code, str(error.detail))
 
 
 class _Failsafe:
@@ -101,7 +106,7 @@ class _Failsafe:
             _log.exception("a management request failed", extra={"path": scope.get("path", "")})
             if started:
                 raise  # the server must break the connection off, or a cut answer would look whole
-            await error_response("internal", "The request failed inside the platform")(scope, receive, send)
+            await v1_error_response("internal", "The request failed inside the platform")(scope, receive, send)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

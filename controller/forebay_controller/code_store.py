@@ -104,17 +104,25 @@ class CodeStore:
 
         Raises redis.exceptions.RedisError.
         """
-        package = self._packages.get((keys.base, sha256))
+        package = await self._find(keys, sha256)
         for number in range(package.chunks if package is not None else 0):
             chunk: bytes | None = await command(self._redis, "GET", keys.code(sha256, number))
             if chunk is None:
                 return
             yield chunk
 
-    def size(self, keys: FunctionKeys, sha256: str) -> int | None:
-        """A package's bytes; None when it is not there."""
-        package = self._packages.get((keys.base, sha256))
+    async def size(self, keys: FunctionKeys, sha256: str) -> int | None:
+        """A package's bytes; None when it is not there. Raises redis.exceptions.RedisError."""
+        package = await self._find(keys, sha256)
         return None if package is None else package.size
+
+    async def _find(self, keys: FunctionKeys, sha256: str) -> StoredPackage | None:
+        """A package in the index: in memory, or in Redis when another replica stored it."""
+        known = self._packages.get((keys.base, sha256))
+        if known is not None:
+            return known
+        raw: bytes | None = await command(self._redis, "HGET", keys.code_index(), sha256)
+        return None if raw is None else StoredPackage(**json.loads(raw))
 
     def _check_room(self, size: int) -> None:
         if self.total_bytes + size > self.total_max_bytes:

@@ -2,6 +2,8 @@
 
 from typing import Self
 
+from starlette.responses import Response
+
 from forebay_common.lambda_errors import error_body
 
 _STATUSES = {
@@ -56,3 +58,9 @@ class LambdaError(Exception):
         plural = "s" if len(violations) != 1 else ""
         text = "; ".join(violations)
         return cls("ValidationException", f"{len(violations)} validation error{plural} detected: {text}")
+
+
+def error_response(error: LambdaError) -> Response:
+    """An error's answer, without a request id."""
+    headers = {"x-amzn-ErrorType": error.code}
+    return Response(error.body(), error.status, headers, media_type="application/json")

@@ -22,8 +22,9 @@ from forebay_controller import lambda_model
 from forebay_controller.code_links import CodeLinks
 from forebay_controller.code_package import CodePackage, PackageError, PackageTooLargeError
 from forebay_controller.code_store import CodeStorageFullError
-from forebay_controller.lambda_errors import LambdaError
-from forebay_controller.registry import Registry, Retire
+from forebay_controller.gate import Context, context_of
+from forebay_controller.lambda_errors import LambdaError, error_response
+from forebay_controller.management import Functions, Place, Retire, StoreError
 from forebay_controller.request_body import BodyTooLargeError, RequestBodies
 from forebay_controller.settings_rules import SettingError
 
@@ -37,9 +38,20 @@ _log = logs.get(__name__)
 class Call(NamedTuple):
     """One request to an operation: its checked input, the code package in it, and the Host it was sent to."""
 
+    context: Context
     members: Mapping[str, Any]
     package: CodePackage | None
     host: str
+
+    @property
+    def functions(self) -> Functions:
+        """The functions of the namespace that the request was sent to."""
+        return self.context.functions
+
+    @property
+    def place(self) -> Place:
+        """Where they are."""
+        return self.functions.place
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +73,11 @@ class LambdaApi:
 
     def __init__(
         self,
-        registry: Registry,
         retire: Retire,
         runtime_warning: Callable[[str], str],
         links: CodeLinks,
         bodies: RequestBodies,
     ) -> None:
-        self._registry = registry
-        self._place = registry.place
         self._retire = retire
         self._runtime_warning = runtime_warning
         self._links = links
@@ -97,10 +106,10 @@ class LambdaApi:
         except ClientDisconnect:
             return
         except LambdaError as error:
-            response = _error_response(error)
+            response = error_response(error)
         except Exception:  # noqa: BLE001 - logged with its trace, which a client never sees
             _log.exception("a management request failed", extra={"request_id": request_id, "path": scope["path"]})
-            response = _error_response(LambdaError("ServiceException", "The request failed inside the platform"))
+            response = error_response(LambdaError("ServiceException", "The request failed inside the platform"))
         response.headers["x-amzn-RequestId"] = request_id
         await response(scope, receive, send)
 
@@ -115,11 +124,12 @@ class LambdaApi:
         operation = self._operations.get(name)
         if operation is None:
             raise LambdaError("UnsupportedOperationException", f"The operation {name} is not supported yet")
+        context = context_of(request.scope)
         try:
             async with self._bodies.read(request) as body:
                 # Megabytes of JSON, base64 and zip would stall every other request.
-                members, package = await asyncio.to_thread(self._read, found, body)
-                return await operation(Call(members, package, request.headers.get("host", "localhost")))
+                members, package = await asyncio.to_thread(self._read, context.functions.place, found, body)
+                return await operation(Call(context, members, package, request.headers.get("host", "localhost")))
         except BodyTooLargeError as error:
             limit = limits.MANAGEMENT_REQUEST_MAX_BYTES
             text = f"Request must be smaller than {limit} bytes for the {name} operation"
@@ -130,16 +140,20 @@ class LambdaApi:
             raise LambdaError.invalid(str(error)) from error
         except CodeStorageFullError as error:
             raise LambdaError("CodeStorageExceededException", str(error)) from error
+        except StoreError as error:
+            raise LambdaError(_STORE_ERRORS[error.code], error.message) from error
 
-    def _read(self, request: lambda_model.Request, body: bytes) -> tuple[dict[str, Any], CodePackage | None]:
+    def _read(
+        self, place: Place, request: lambda_model.Request, body: bytes
+    ) -> tuple[dict[str, Any], CodePackage | None]:
         members = self._model.read(request, body)
         if request.operation.name not in _CHANGES:
             return members, None
-        conversion.check_supported(members, self._target(members).name)
+        conversion.check_supported(members, _target(place, members).name)
         return members, conversion.read_code(members)
 
     async def _create_function(self, call: Call) -> Response:
-        target = self._target(call.members)
+        target = _target(call.place, call.members)
         if target.qualifier:
             raise LambdaError.invalid("A function is created under a name without a version or alias")
         runtime = call.members.get("Runtime", "")
@@ -151,49 +165,49 @@ class LambdaApi:
             return conversion.wanted_on_create(
                 call.members,
                 call.package,
-                namespace=self._place.namespace,
+                namespace=call.place.namespace,
                 name=target.name,
                 warning=warning,
             )
 
-        spec = await self._registry.change(target.name, decide, call.package)
-        return _json_response(self._configuration(spec), 201)
+        spec = await call.functions.change(target.name, decide, call.package)
+        return _json_response(_configuration(call.place, spec), 201)
 
     async def _update_function_code(self, call: Call) -> Response:
-        target, package = self._target(call.members), call.package
+        target, package = _target(call.place, call.members), call.package
         if package is None:
             raise LambdaError.invalid(conversion.NO_CODE)
 
         def decide(old: FunctionSpec | None) -> FunctionSpec:
-            spec = self._changeable(old, target, call)
+            spec = _changeable(old, target, call)
             return spec.with_changes(code_sha256=package.sha256, code_size=package.size)
 
         if call.members.get("DryRun"):
-            spec = self._require(target)
+            spec = _require(call, target)
             decide(spec)
         else:
-            spec = await self._registry.change(target.name, decide, package)
-        return _json_response(self._configuration(spec, target))
+            spec = await call.functions.change(target.name, decide, package)
+        return _json_response(_configuration(call.place, spec, target))
 
     async def _update_function_configuration(self, call: Call) -> Response:
-        target, members = self._target(call.members), call.members
+        target, members = _target(call.place, call.members), call.members
         warning: str | None = None
         if "Runtime" in members:
             warning = await asyncio.to_thread(self._runtime_warning, members["Runtime"])
 
         def decide(old: FunctionSpec | None) -> FunctionSpec:
-            spec = conversion.wanted_on_update(self._changeable(old, target, call), members)
+            spec = conversion.wanted_on_update(_changeable(old, target, call), members)
             return spec if warning is None else spec.with_changes(warning=warning)
 
-        spec = await self._registry.change(target.name, decide)
-        return _json_response(self._configuration(spec, target))
+        spec = await call.functions.change(target.name, decide)
+        return _json_response(_configuration(call.place, spec, target))
 
     async def _get_function(self, call: Call) -> Response:
-        target = self._target(call.members)
-        spec = self._require(target)
-        location = f"http://{call.host}{self._links.path(spec.uid, spec.code_sha256)}"
+        target = _target(call.place, call.members)
+        spec = _require(call, target)
+        location = f"http://{call.host}{call.context.prefix}{self._links.path(spec.uid, spec.code_sha256)}"
         document: dict[str, Any] = {
-            "Configuration": self._configuration(spec, target),
+            "Configuration": _configuration(call.place, spec, target),
             "Code": {"RepositoryType": "S3", "Location": location},
         }
         if tags := _tags(spec):
@@ -201,18 +215,18 @@ class LambdaApi:
         return _json_response(document)
 
     async def _get_function_configuration(self, call: Call) -> Response:
-        target = self._target(call.members)
-        return _json_response(self._configuration(self._require(target), target))
+        target = _target(call.place, call.members)
+        return _json_response(_configuration(call.place, _require(call, target), target))
 
     async def _list_functions(self, call: Call) -> Response:
         after = _read_marker(call.members.get("Marker", ""))
         size = min(call.members.get("MaxItems", LIST_PAGE), LIST_PAGE)
-        left = [spec for spec in self._registry.by_name() if spec.name > after]
+        left = [spec for spec in call.functions.by_name() if spec.name > after]
         page = left[:size]
         qualified = call.members.get("FunctionVersion") == "ALL"
         items = [
             conversion.configuration(
-                spec, region=self._place.region, account=self._place.account, qualified=qualified, listed=True
+                spec, region=call.place.region, account=call.place.account, qualified=qualified, listed=True
             )
             for spec in page
         ]
@@ -220,25 +234,25 @@ class LambdaApi:
         return _json_response({"NextMarker": marker, "Functions": items})
 
     async def _delete_function(self, call: Call) -> Response:
-        target = self._target(call.members)
+        target = _target(call.place, call.members)
         if target.qualifier == LATEST:
             text = "$LATEST version cannot be deleted without deleting the function."
             raise LambdaError.invalid(text)
         if target.qualifier:
-            self._require(Target(target.name, target.arn, ""))
+            _require(call, Target(target.name, target.arn, ""))
             if not target.qualifier.isdecimal():
                 raise LambdaError.invalid("Deletion of aliases is not currently supported.")
-        elif not await self._registry.delete(target.name, self._retire):
+        elif not await call.functions.delete(target.name, self._retire):
             raise LambdaError.not_found(target.arn)
         return Response(status_code=204)
 
-    async def _get_account_settings(self, _: Call) -> Response:
+    async def _get_account_settings(self, call: Call) -> Response:
         usage = {
-            "TotalCodeSize": self._registry.code.total_bytes,
-            "FunctionCount": len(self._registry.functions()),
+            "TotalCodeSize": call.functions.code.total_bytes,
+            "FunctionCount": len(call.functions.by_name()),
         }
         limit = {
-            "TotalCodeSize": self._registry.code.total_max_bytes,
+            "TotalCodeSize": call.functions.code.total_max_bytes,
             "CodeSizeUnzipped": limits.UNZIPPED_MAX_BYTES,
             "CodeSizeZipped": limits.ZIP_MAX_BYTES,
             "ConcurrentExecutions": CONCURRENT_EXECUTIONS,
@@ -247,7 +261,7 @@ class LambdaApi:
         return _json_response({"AccountLimit": limit, "AccountUsage": usage})
 
     async def _list_tags(self, call: Call) -> Response:
-        return _json_response({"Tags": _tags(self._require(self._target(call.members, "Resource")))})
+        return _json_response({"Tags": _tags(_require(call, _target(call.place, call.members, "Resource")))})
 
     async def _tag_resource(self, call: Call) -> Response:
         await self._change_tags(call, lambda tags: {**tags, **call.members["Tags"]})
@@ -259,7 +273,7 @@ class LambdaApi:
         return Response(status_code=204)
 
     async def _change_tags(self, call: Call, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
-        target = self._target(call.members, "Resource")
+        target = _target(call.place, call.members, "Resource")
 
         def decide(old: FunctionSpec | None) -> FunctionSpec:
             spec = _existing(old, target)
@@ -268,43 +282,51 @@ class LambdaApi:
                 raise LambdaError.invalid(f"A function has {TAGS_MAX} tags at most, these are {len(tags)}")
             return spec.with_changes(aws={**spec.aws, "Tags": tags})
 
-        await self._registry.annotate(target.name, decide)
-
-    def _target(self, members: Mapping[str, Any], member: str = "FunctionName") -> Target:
-        """The function that a request names, in this region and account. Raises LambdaError."""
-        place = self._place
-        found = parse_reference(members[member])
-        if found is None:
-            raise LambdaError.invalid(f"{members[member]} is no function name or ARN")
-        if found.region not in {"", place.region}:
-            text = f"Functions from '{found.region}' are not reachable in this region ('{place.region}')"
-            raise LambdaError("ResourceNotFoundException", text)
-        arn = function_arn(place.region, place.account, found.name)
-        if found.account not in {"", place.account}:
-            text = f"Account {place.account} is not authorized to use functions of account {found.account}"
-            raise LambdaError("AccessDeniedException", text)
-        given = members.get("Qualifier", "")
-        if given and found.qualifier and given != found.qualifier:
-            text = "The derived qualifier from the function name does not match the specified qualifier."
-            raise LambdaError.invalid(text)
-        return Target(found.name, arn, given or found.qualifier)
-
-    def _require(self, target: Target) -> FunctionSpec:
-        return _existing(self._registry.find(target.name), target)
-
-    def _changeable(self, old: FunctionSpec | None, target: Target, call: Call) -> FunctionSpec:
-        spec = _existing(old, target)
-        conversion.check_changeable(spec, call.members.get("RevisionId"), target.arn)
-        return spec
-
-    def _configuration(self, spec: FunctionSpec, target: Target | None = None) -> dict[str, Any]:
-        qualified = target is not None and target.qualifier == LATEST
-        place = self._place
-        return conversion.configuration(spec, region=place.region, account=place.account, qualified=qualified)
+        await call.functions.annotate(target.name, decide)
 
 
 _CHANGES = frozenset({"CreateFunction", "UpdateFunctionCode", "UpdateFunctionConfiguration"})
 """Operations whose input may hold what the platform does not support."""
+_STORE_ERRORS = {
+    "invalid": "InvalidParameterValueException",
+    "conflict": "ResourceConflictException",
+    "forbidden": "AccessDeniedException",
+    "unavailable": "ServiceException",
+}
+
+
+def _target(place: Place, members: Mapping[str, Any], member: str = "FunctionName") -> Target:
+    """The function that a request names, in this region and account. Raises LambdaError."""
+    found = parse_reference(members[member])
+    if found is None:
+        raise LambdaError.invalid(f"{members[member]} is no function name or ARN")
+    if found.region not in {"", place.region}:
+        text = f"Functions from '{found.region}' are not reachable in this region ('{place.region}')"
+        raise LambdaError("ResourceNotFoundException", text)
+    arn = function_arn(place.region, place.account, found.name)
+    if found.account not in {"", place.account}:
+        text = f"Account {place.account} is not authorized to use functions of account {found.account}"
+        raise LambdaError("AccessDeniedException", text)
+    given = members.get("Qualifier", "")
+    if given and found.qualifier and given != found.qualifier:
+        text = "The derived qualifier from the function name does not match the specified qualifier."
+        raise LambdaError.invalid(text)
+    return Target(found.name, arn, given or found.qualifier)
+
+
+def _require(call: Call, target: Target) -> FunctionSpec:
+    return _existing(call.functions.find(target.name), target)
+
+
+def _changeable(old: FunctionSpec | None, target: Target, call: Call) -> FunctionSpec:
+    spec = _existing(old, target)
+    conversion.check_changeable(spec, call.members.get("RevisionId"), target.arn)
+    return spec
+
+
+def _configuration(place: Place, spec: FunctionSpec, target: Target | None = None) -> dict[str, Any]:
+    qualified = target is not None and target.qualifier == LATEST
+    return conversion.configuration(spec, region=place.region, account=place.account, qualified=qualified)
 
 
 def _existing(spec: FunctionSpec | None, target: Target) -> FunctionSpec:
@@ -328,8 +350,3 @@ def _read_marker(marker: str) -> str:
 
 def _json_response(document: Mapping[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(document), status, media_type="application/json")
-
-
-def _error_response(error: LambdaError) -> Response:
-    headers = {"x-amzn-ErrorType": error.code}
-    return Response(error.body(), error.status, headers, media_type="application/json")

@@ -20,9 +20,9 @@ from forebay_controller.controller import Controller, ControllerSettings
 from forebay_controller.interpreters import runtime_warning
 from forebay_controller.local_backend import LocalBackend
 from forebay_controller.local_platform import make_local_backend
-from forebay_controller.management import ManagementSettings
+from forebay_controller.management import ManagementSettings, Place
 from forebay_controller.metrics import Metrics
-from forebay_controller.registry import Place, Registry
+from forebay_controller.registry import Registry
 
 GRACEFUL_S = 1
 """What open management calls (a log that is followed) get when the platform stops."""
@@ -96,8 +96,10 @@ async def _running(config: ControllerConfig) -> AsyncIterator[tuple[Controller, 
             redis, platform, registry, backend, settings=ControllerSettings(instances_max=config.instances_max)
         )
         await controller.start()
-        settings = ManagementSettings(logs_dir=config.data_dir / "logs", runtime_warning=runtime_warning)
-        app = create_app(registry, controller, code, settings)
+        settings = ManagementSettings(
+            logs_dir=config.data_dir / "logs", runtime_warning=runtime_warning, default_namespace=config.namespace
+        )
+        app = create_app(registry, controller, settings)
         _add_health(app, redis, controller.metrics)
         yield controller, app
 

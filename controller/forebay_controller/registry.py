@@ -7,11 +7,11 @@ marked before it is taken out, so that a death in between is finished by the nex
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
+from typing import Self
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -33,32 +33,22 @@ from forebay_controller.code_package import CodePackage
 from forebay_controller.code_store import CodeStore
 from forebay_controller.deferred import RETRY_S, Deferred
 from forebay_controller.interfaces import FunctionStatus
+from forebay_controller.management import VISIBLE_S, Decision, Place, Retire, StoreError
 
-VISIBLE_S = 0.4
-"""How long Pending and InProgress can be seen at least: the next immediate get shows them, as on AWS."""
 DELETE_WAIT_S = 5.0
 """How long a deletion's answer waits for the function's last instance and key to be gone."""
 _SCAN_COUNT = 1_000
 
-Decision = Callable[[FunctionSpec | None], FunctionSpec]
-"""From a function's record (None: there is none) to the one wanted; raises to refuse. Called while nothing changes."""
-Retire = Callable[[str], Awaitable[None]]
-"""Ends what runs and waits for a deleted function, by uid."""
-
 _log = logs.get(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where functions are, as their ARNs say it, and under which namespace."""
-
-    region: str = "us-east-1"
-    account: str = "000000000000"
-    namespace: str = "default"
-
-
 class Registry:
-    """All functions of one installation; implements `FunctionSource`. Call `load` before anything else."""
+    """All functions of one installation, in one namespace. Call `load` before anything else.
+
+    Implements `FunctionSource`, `FunctionStore` and `Functions`.
+    """
+
+    has_pods = False
 
     def __init__(self, redis: Redis, platform: PlatformKeys, code: CodeStore, place: Place) -> None:
         self.place = place
@@ -84,6 +74,20 @@ class Registry:
     def on_change(self, callback: Callable[[str], None]) -> None:
         """Call `callback(uid)` whenever a function was created, changed or deleted."""
         self._callbacks.append(callback)
+
+    @property
+    def namespaces_served(self) -> str:
+        """The one namespace."""
+        return self.place.namespace
+
+    def in_namespace(self, namespace: str) -> Self | None:
+        """This registry under its own namespace's name."""
+        return self if namespace == self.place.namespace else None
+
+    async def stage_blob(self, package: CodePackage) -> None:
+        """Refused: only a Function resource names code by a digest. Raises StoreError."""
+        text = f"No Function resource can name {package.sha256} on one machine: send code by PUT /v1/functions/NAME"
+        raise StoreError("invalid", text)
 
     def find(self, name: str) -> FunctionSpec | None:
         """A function by its bare name."""

@@ -8,7 +8,7 @@ from forebay_common import limits
 from forebay_common.names import function_arn
 from forebay_common.spec import FunctionSpec
 from forebay_controller.interfaces import FunctionStatus
-from forebay_controller.registry import Place
+from forebay_controller.management import Place
 
 
 class _Input(BaseModel):
@@ -189,7 +189,10 @@ class StatusList(BaseModel):
 class ErrorMember(BaseModel):
     """What went wrong; `code` is for programs, `message` for people."""
 
-    code: Literal["invalid", "not_found", "method_not_allowed", "conflict", "too_large", "too_many", "internal"]
+    code: Literal[
+        "invalid", "forbidden", "not_found", "method_not_allowed", "conflict", "too_large", "too_many", "internal",
+        "unavailable",
+    ]  # fmt: skip
     message: str
 
 

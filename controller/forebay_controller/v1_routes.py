@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
 from forebay_common.spec import AsyncSpec, FunctionSpec, ScaleSpec
@@ -14,10 +14,10 @@ from forebay_controller import log_reader, settings_rules
 from forebay_controller.code_links import PATH as CODE_PATH
 from forebay_controller.code_links import CodeLinks
 from forebay_controller.code_package import CodePackage, decode_base64, read_package
-from forebay_controller.code_store import CodeStore
-from forebay_controller.management import Instances, ManagementSettings
-from forebay_controller.registry import Registry
+from forebay_controller.gate import context_of
+from forebay_controller.management import Functions, Instances, ManagementSettings
 from forebay_controller.request_body import RequestBodies
+from forebay_controller.v1_errors import V1Error
 from forebay_controller.v1_models import (
     ErrorOutput,
     FunctionInput,
@@ -31,15 +31,6 @@ from forebay_controller.v1_models import (
 FOLLOWERS_MAX = 16
 """Each follower of a log holds a thread."""
 
-_STATUS_CODES: dict[str, int] = {
-    "invalid": 400,
-    "not_found": 404,
-    "method_not_allowed": 405,
-    "conflict": 409,
-    "too_large": 413,
-    "too_many": 429,
-    "internal": 500,
-}
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorOutput, "description": "No such function"}}
 _BAD_INPUT: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorOutput, "description": "Refused; nothing changed"},
@@ -53,35 +44,17 @@ _PUT_BODY = {
 }
 
 
-class V1Error(Exception):
-    """An error to be answered as /v1 answers them; `code` is one of `ErrorMember`'s."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-
-def error_response(code: str, message: str) -> JSONResponse:
-    """An error's answer."""
-    return JSONResponse({"error": {"code": code, "message": message}}, _STATUS_CODES[code])
-
-
 class V1Api:
     """The routes under /v1, as methods over what they work on; `router` is what an application includes."""
 
     def __init__(
         self,
-        registry: Registry,
         instances: Instances,
-        code_store: CodeStore,
         settings: ManagementSettings,
         links: CodeLinks,
         bodies: RequestBodies,
     ) -> None:
-        self._registry = registry
         self._instances = instances
-        self._code_store = code_store
         self._settings = settings
         self._links = links
         self._bodies = bodies
@@ -110,17 +83,19 @@ class V1Api:
             include_in_schema=False,
         )
 
-    async def list_functions(self) -> FunctionList:
+    async def list_functions(self, request: Request) -> FunctionList:
         """All functions, by name."""
-        place = self._registry.place
-        return FunctionList(functions=[FunctionOutput.of(spec, place) for spec in self._registry.by_name()])
+        functions = context_of(request.scope).functions
+        return FunctionList(functions=[FunctionOutput.of(spec, functions.place) for spec in functions.by_name()])
 
-    async def get_function(self, name: str) -> FunctionOutput:
+    async def get_function(self, name: str, request: Request) -> FunctionOutput:
         """One function's settings and state."""
-        return FunctionOutput.of(self._require(name), self._registry.place)
+        functions = context_of(request.scope).functions
+        return FunctionOutput.of(_require(functions, name), functions.place)
 
     async def put_function(self, name: str, request: Request, response: Response) -> PutOutput:
         """Create or update a function: all of it, or nothing."""
+        functions = context_of(request.scope).functions
         async with self._bodies.read(request) as body:
             # Megabytes of JSON, base64 and zip would stall every other request.
             wanted, package = await asyncio.to_thread(_read_put, body)
@@ -131,29 +106,29 @@ class V1Api:
             def decide(old: FunctionSpec | None) -> FunctionSpec:
                 nonlocal existed
                 existed = old is not None
-                first = self._new_function(name, wanted, package) if old is None else old
+                first = _new_function(functions.place.namespace, name, wanted, package) if old is None else old
                 return _changed(first, wanted, package, warning)
 
-            spec = await self._registry.change(name, decide, package, visible_s=0)
+            spec = await functions.change(name, decide, package, visible_s=0)
         response.status_code = 200 if existed else 201
         return PutOutput(
-            **FunctionOutput.members_of(spec, self._registry.place),
+            **FunctionOutput.members_of(spec, functions.place),
             result="updated" if existed else "created",
             warnings=[spec.warning] if spec.warning else [],
         )
 
-    async def delete_function(self, name: str) -> None:
+    async def delete_function(self, name: str, request: Request) -> None:
         """Delete a function, its code, and the calls that wait for it."""
-        if not await self._registry.delete(name, self._instances.retire):
+        if not await context_of(request.scope).functions.delete(name, self._instances.retire):
             raise _not_found(name)
 
-    async def get_status(self, name: str) -> StatusOutput:
+    async def get_status(self, name: str, request: Request) -> StatusOutput:
         """A function's queue and instances as the controller saw them last."""
-        return StatusOutput.of(self._instances.get_status(self._require(name).uid))
+        return StatusOutput.of(self._instances.get_status(_require(context_of(request.scope).functions, name).uid))
 
-    async def list_statuses(self) -> StatusList:
+    async def list_statuses(self, request: Request) -> StatusList:
         """The status of every function."""
-        specs = self._registry.by_name()
+        specs = context_of(request.scope).functions.by_name()
         return StatusList(
             functions={spec.name: StatusOutput.of(self._instances.get_status(spec.uid)) for spec in specs}
         )
@@ -161,6 +136,7 @@ class V1Api:
     async def get_logs(
         self,
         name: str,
+        request: Request,
         *,
         follow: Annotated[bool, Query(description="Go on with the lines to come, until the client leaves")] = False,
         lines: Annotated[int, Query(ge=0, le=log_reader.LINES_MAX)] = 100,
@@ -169,22 +145,30 @@ class V1Api:
         ] = "text",
     ) -> StreamingResponse:
         """The last lines of a function's log, all instances together by time."""
-        self._require(name)
+        functions = context_of(request.scope).functions
+        _require(functions, name)
         if follow and self._followers >= FOLLOWERS_MAX:
             raise V1Error("too_many", f"{FOLLOWERS_MAX} readers follow logs already")
         folder = self._settings.logs_dir / name
         last, position = await asyncio.to_thread(log_reader.tail, folder, lines)
         as_json = format == "json"
-        stream = self._follow(name, last, position, as_json=as_json) if follow else _once(_rendered(last, as_json))
+        stream = (
+            self._follow(functions, name, last, position, as_json=as_json)
+            if follow
+            else _once(_rendered(last, as_json))
+        )
         return StreamingResponse(stream, media_type="application/x-ndjson" if as_json else "text/plain; charset=utf-8")
 
-    async def get_code(self, uid: str, sha256: str, expires_s: int, signature: str) -> StreamingResponse:
+    async def get_code(
+        self, uid: str, sha256: str, expires_s: int, signature: str, request: Request
+    ) -> StreamingResponse:
         """The bytes that Lambda's GetFunction links to; the link itself is the permission."""
-        spec = self._registry.functions().get(uid)
+        functions = context_of(request.scope).functions
+        spec = next((spec for spec in functions.by_name() if spec.uid == uid), None)
         if spec is None or not self._links.allows(uid, sha256, expires_s, signature):
             raise V1Error("not_found", "This link is not valid, or not any more")
-        keys = self._registry.keys(spec)
-        size = self._code_store.size(keys, sha256)
+        keys = functions.keys(spec)
+        size = await functions.code.size(keys, sha256)
         if size is None:
             raise V1Error("not_found", "This package is not stored any more")
         headers = {
@@ -194,10 +178,10 @@ class V1Api:
             "X-Content-Type-Options": "nosniff",
             "Cross-Origin-Resource-Policy": "same-origin",
         }
-        return StreamingResponse(self._code_store.chunks(keys, sha256), media_type="application/zip", headers=headers)
+        return StreamingResponse(functions.code.chunks(keys, sha256), media_type="application/zip", headers=headers)
 
     async def _follow(
-        self, name: str, last: list[bytes], position: log_reader.LogPosition, *, as_json: bool
+        self, functions: Functions, name: str, last: list[bytes], position: log_reader.LogPosition, *, as_json: bool
     ) -> AsyncIterator[bytes]:
         self._followers += 1
         try:
@@ -205,30 +189,32 @@ class V1Api:
             async for lines in log_reader.follow(self._settings.logs_dir / name, position):
                 if lines:
                     yield _rendered(lines, as_json)
-                if self._registry.find(name) is None:
+                if functions.find(name) is None:
                     return
         finally:
             self._followers -= 1
 
-    def _require(self, name: str) -> FunctionSpec:
-        spec = self._registry.find(name)
-        if spec is None:
-            raise _not_found(name)
-        return spec
 
-    def _new_function(self, name: str, wanted: FunctionInput, package: CodePackage | None) -> FunctionSpec:
-        settings_rules.check_name(name)
-        if wanted.runtime is None or wanted.handler is None or package is None:
-            raise V1Error("invalid", f"There is no function {name} yet: a new one needs runtime, handler and code")
-        return FunctionSpec(
-            namespace=self._registry.place.namespace,
-            name=name,
-            uid="",
-            runtime=wanted.runtime,
-            handler=wanted.handler,
-            code_sha256="",
-            code_size=0,
-        )
+def _require(functions: Functions, name: str) -> FunctionSpec:
+    spec = functions.find(name)
+    if spec is None:
+        raise _not_found(name)
+    return spec
+
+
+def _new_function(namespace: str, name: str, wanted: FunctionInput, package: CodePackage | None) -> FunctionSpec:
+    settings_rules.check_name(name)
+    if wanted.runtime is None or wanted.handler is None or package is None:
+        raise V1Error("invalid", f"There is no function {name} yet: a new one needs runtime, handler and code")
+    return FunctionSpec(
+        namespace=namespace,
+        name=name,
+        uid="",
+        runtime=wanted.runtime,
+        handler=wanted.handler,
+        code_sha256="",
+        code_size=0,
+    )
 
 
 def _read_put(body: bytes) -> tuple[FunctionInput, CodePackage | None]:

@@ -20,7 +20,8 @@ from forebay_controller import registry_rules as rules
 from forebay_controller.code_package import CodePackage, read_package
 from forebay_controller.code_store import CodeStore
 from forebay_controller.interfaces import FunctionStatus
-from forebay_controller.registry import Place, Registry
+from forebay_controller.management import Place
+from forebay_controller.registry import Registry
 from support.management import HELLO, zip_of
 from support.queue_side import append, call, lease, replies
 from support.waiting import wait_until_async
@@ -178,7 +179,7 @@ async def test_code_is_kept_while_an_update_runs(registries: Registries) -> None
     made = await registry.change("hello", wanted(), PACKAGE, visible_s=0)
     await registry.change("hello", wanted(OTHER), OTHER, visible_s=0)
     assert await registry._sweep(made.uid, PACKAGE.sha256) is not None
-    assert registry.code.size(registry.keys(made), PACKAGE.sha256) == PACKAGE.size
+    assert await registry.code.size(registry.keys(made), PACKAGE.sha256) == PACKAGE.size
 
 
 async def test_code_of_an_earlier_process_is_deleted_after_its_grace(registries: Registries) -> None:

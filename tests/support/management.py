@@ -19,8 +19,8 @@ from forebay_common.keys import PlatformKeys
 from forebay_controller.app import create_app
 from forebay_controller.code_store import CodeStore
 from forebay_controller.interfaces import FunctionStatus
-from forebay_controller.management import ManagementSettings
-from forebay_controller.registry import Place, Registry
+from forebay_controller.management import ManagementSettings, Place
+from forebay_controller.registry import Registry
 
 ROLE = "arn:aws:iam::000000000000:role/any"
 
@@ -104,7 +104,7 @@ async def management(
     await registry.load()
     scaling = ScalingStandIn(registry)
     settings = ManagementSettings(logs_dir=folder / "logs", runtime_warning=warning)
-    app = create_app(registry, scaling, code, settings)
+    app = create_app(registry, scaling, settings)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()  # a client that is faster than the server's start waits
@@ -112,14 +112,15 @@ async def management(
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
-            yield Management(url, redis, platform, registry, code, scaling, _client(url), settings.logs_dir)
+            yield Management(url, redis, platform, registry, code, scaling, lambda_client(url), settings.logs_dir)
         finally:
             server.should_exit = True
             await serving
             await registry.close()
 
 
-def _client(url: str) -> Any:
+def lambda_client(url: str) -> Any:
+    """A boto3 client that never retries."""
     return boto3.client(
         "lambda",
         endpoint_url=url,
