@@ -4,7 +4,17 @@ import json
 
 _CAPITAL_MESSAGE = frozenset({"ResourceNotFoundException", "ServiceException", "AccessDeniedException"})
 """Error types whose text is under `Message`; all others use `message`."""
-_WITHOUT_TYPE = frozenset({"ValidationException", "RequestEntityTooLargeException", "AccessDeniedException"})
+_WITHOUT_TYPE = frozenset(
+    {
+        "ValidationException",
+        "RequestEntityTooLargeException",
+        "AccessDeniedException",
+        "MissingAuthenticationTokenException",
+        "UnrecognizedClientException",
+        "IncompleteSignatureException",
+        "InvalidSignatureException",
+    }
+)
 _SERVICE_FAULT_STATUS = 500
 
 
