@@ -26,11 +26,23 @@ FINISH_ASYNC = Script("finish_async", "f3ca5f6aa7ede9a02b4ee62a41f0ff0ad0091329"
 LEAVE = Script("leave", "2594f43fbb9c37d005a20f5d6219a3cf06a0320c")
 OBSERVE = Script("observe", "57645c86055f13a648d3bcfeb8f180101cdf43a6")
 PROMOTE = Script("promote", "71040144d210b63c6f644882d3279e2df26ee9eb")
+PUBLISH_CREDENTIAL = Script("publish_credential", "a8f8d49caf870645bd00a227897a91a56d770642")
 PUBLISH_FUNCTION = Script("publish_function", "cbbe7ca31e717cbab1700f39e1b06426e130fc9f")
 RECLAIM_ASYNC = Script("reclaim_async", "6762d447c1469c365717a4e4f6fa5c2a3b01f9a5")
 RELEASE = Script("release", "7893c5fc1de8de52f5f6d53d6be1ff292a233bde")
 
-ALL = (CANCEL, EXTEND, FINISH_ASYNC, LEAVE, OBSERVE, PROMOTE, PUBLISH_FUNCTION, RECLAIM_ASYNC, RELEASE)
+ALL = (
+    CANCEL,
+    EXTEND,
+    FINISH_ASYNC,
+    LEAVE,
+    OBSERVE,
+    PROMOTE,
+    PUBLISH_CREDENTIAL,
+    PUBLISH_FUNCTION,
+    RECLAIM_ASYNC,
+    RELEASE,
+)
 
 _INCLUDE = "--- include "
 

@@ -13,12 +13,12 @@ _PERMANENT_OF_FUNCTION = ("q:", "spec", "code")
 async def leaked_keys(redis: Redis, prefix: str, functions: frozenset[str] = frozenset()) -> list[str]:
     """Keys under a prefix that have no TTL and are not permanent.
 
-    Permanent: the function table, its generation and the set of processes; reply lists of processes in that set
-    (the reaper knows them); queues, spec and code of a function that still exists, which is one in the function
-    table or in `functions` (its `NAMESPACE/NAME/UID`).
+    Permanent: the function table with its access keys and generation, and the set of processes; reply lists of
+    processes in that set (the reaper knows them); queues, spec and code of a function that still exists, which is one
+    in the function table or in `functions` (its `NAMESPACE/NAME/UID`).
     """
     keys = PlatformKeys(prefix)
-    allowed = {keys.functions, keys.generation, keys.processes}
+    allowed = {keys.functions, keys.credentials, keys.generation, keys.processes}
     members: set[bytes] = await command(redis, "SMEMBERS", keys.processes)
     allowed |= {keys.reply(member.decode()) for member in members}
     tags = set(functions)
