@@ -12,12 +12,13 @@ from forebay_controller.interfaces import FunctionStatus
 
 PENDING = "Pending"
 ACTIVE = "Active"
+FAILED = "Failed"
 DELETING = "Deleting"
 IN_PROGRESS = "InProgress"
 SUCCESSFUL = "Successful"
 # AWS answers this one reason for both a creation and an update.
-_REASON = "The function is being created."
-_REASON_CODE = "Creating"
+BEING_CREATED = "The function is being created."
+BEING_CREATED_CODE = "Creating"
 
 
 def created(wanted: FunctionSpec, *, uid: str, now: datetime, pending: bool) -> FunctionSpec:
@@ -28,8 +29,8 @@ def created(wanted: FunctionSpec, *, uid: str, now: datetime, pending: bool) -> 
         revision_id=str(uuid4()),
         last_modified=timestamp(now),
         state=PENDING if pending else ACTIVE,
-        state_reason=_REASON if pending else "",
-        state_reason_code=_REASON_CODE if pending else "",
+        state_reason=BEING_CREATED if pending else "",
+        state_reason_code=BEING_CREATED_CODE if pending else "",
         update_status="" if pending else SUCCESSFUL,
         update_reason="",
         update_reason_code="",
@@ -53,8 +54,8 @@ def updated(old: FunctionSpec, wanted: FunctionSpec, now: datetime) -> FunctionS
         revision_id=str(uuid4()),
         last_modified=timestamp(now),
         update_status=IN_PROGRESS if in_progress else "",
-        update_reason=_REASON if in_progress else "",
-        update_reason_code=_REASON_CODE if in_progress else "",
+        update_reason=BEING_CREATED if in_progress else "",
+        update_reason_code=BEING_CREATED_CODE if in_progress else "",
     )
 
 

@@ -59,13 +59,8 @@ def check_name(name: str) -> None:
 def check(spec: FunctionSpec) -> None:
     """All settings of a function that is about to be saved. Raises SettingError for the first that is refused."""
     check_name(spec.name)
-    if not is_runtime(spec.runtime):
-        raise SettingError(
-            f"Value {spec.runtime[:200]} at 'runtime' failed to satisfy constraint: "
-            f"Member must satisfy enum value set: [{', '.join(RUNTIMES_SHOWN)}] or be a valid ARN"
-        )
-    if len(spec.handler) > HANDLER_MAX_CHARS or not _HANDLER.fullmatch(spec.handler):
-        raise SettingError(f"handler must be 1 to {HANDLER_MAX_CHARS} characters without white space")
+    if not spec.pod.image:
+        _check_program(spec)
     _check_range("timeout_s", spec.timeout_s, 1, limits.TIMEOUT_MAX_S)
     _check_range("memory_mb", spec.memory_mb, limits.MEMORY_MIN_MB, limits.MEMORY_MAX_MB)
     check_environment(spec.env or {})
@@ -101,20 +96,43 @@ def check_environment(variables: Mapping[str, str]) -> None:
 
 def needs_new_instances(old: FunctionSpec, new: FunctionSpec) -> bool:
     """Whether instances of `old` cannot serve `new`: what they were started with differs."""
-    return _instance_settings(old) != _instance_settings(new)
+    return instance_settings(old) != instance_settings(new)
 
 
-def _instance_settings(spec: FunctionSpec) -> tuple[object, ...]:
-    return (
-        spec.runtime,
-        spec.handler,
-        spec.code_sha256,
-        spec.timeout_s,
-        spec.memory_mb,
-        spec.env or {},
-        spec.scale.concurrency,
-        spec.async_.max_retries,
-    )
+def instance_settings(spec: FunctionSpec) -> dict[str, object]:
+    """What an instance is started with, by name: when any of it changes, instances are replaced.
+
+    The pull secrets are among it since an instance whose image cannot be pulled never looks at other ones.
+    """
+    pod = spec.pod
+    return {
+        "runtime": spec.runtime,
+        "handler": spec.handler,
+        "code_sha256": spec.code_sha256,
+        "timeout_s": spec.timeout_s,
+        "memory_mb": spec.memory_mb,
+        "env": spec.env or {},
+        "concurrency": spec.scale.concurrency,
+        "max_retries": spec.async_.max_retries,
+        "image": pod.image,
+        "command": pod.command,
+        "args": pod.args,
+        "working_directory": pod.working_directory,
+        "image_pull_secrets": pod.image_pull_secrets,
+        "cpu_millis": pod.cpu_millis,
+        "env_from": pod.env_from,
+        "egress": pod.egress,
+    }
+
+
+def _check_program(spec: FunctionSpec) -> None:
+    if not is_runtime(spec.runtime):
+        raise SettingError(
+            f"Value {spec.runtime[:200]} at 'runtime' failed to satisfy constraint: "
+            f"Member must satisfy enum value set: [{', '.join(RUNTIMES_SHOWN)}] or be a valid ARN"
+        )
+    if len(spec.handler) > HANDLER_MAX_CHARS or not _HANDLER.fullmatch(spec.handler):
+        raise SettingError(f"handler must be 1 to {HANDLER_MAX_CHARS} characters without white space")
 
 
 def _check_scale(scale: ScaleSpec) -> None:
