@@ -1,14 +1,16 @@
 """A cluster as tests and benchmarks use it: through kubectl and helm."""
 
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from cluster.node import build
-from cluster.node.report import Progress
+from .node import build
+from .node.report import Progress
 
 CLIENTS = ("kubectl", "helm")
 COMMAND_TIMEOUT_S = 120
@@ -44,13 +46,20 @@ class Cluster:
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
+    def environment(self) -> dict[str, str]:
+        """What kubectl and helm need to reach it."""
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+
+    def json(self, *arguments: str) -> Any:
+        """What `kubectl get` gives as JSON."""
+        return json.loads(self.kubectl("get", *arguments, "--output=json"))
+
     def run(self, program: str, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run kubectl or helm, whatever its exit code."""
         command: list[str | Path] = [self.programs[program], *arguments]
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         return subprocess.run(
             command,
-            env=environment,
+            env=self.environment(),
             input=stdin,
             capture_output=True,
             text=True,

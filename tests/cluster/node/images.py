@@ -133,6 +133,15 @@ def _container(base: str) -> Iterator[str]:
 
 def build_and_load(name: str, dockerfile: Path, context: Path, progress: Progress) -> None:
     """Build an image from a Dockerfile and bring it to the running node. Raises NodeError with buildah's words."""
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        archive = Path(folder) / "image.tar"
+        build(name, dockerfile, context, archive, progress)
+        load_image(archive)
+    progress.step(f"{name} is on the node")
+
+
+def build(name: str, dockerfile: Path, context: Path, archive: Path, progress: Progress) -> None:
+    """Build an image from a Dockerfile into an archive that a node loads. Raises NodeError with buildah's words."""
     ensure_bases(progress)
     progress.step(f"building {name}")
     _buildah(
@@ -145,11 +154,7 @@ def build_and_load(name: str, dockerfile: Path, context: Path, progress: Progres
         f"--file={dockerfile}",
         str(context),
     )
-    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        archive = Path(folder) / "image.tar"
-        _buildah("push", "--quiet", name, f"docker-archive:{archive}:{name}")
-        load_image(archive)
-    progress.step(f"{name} is on the node")
+    _buildah("push", "--quiet", name, f"docker-archive:{archive}:{name}")
 
 
 def _local_images() -> list[str]:
