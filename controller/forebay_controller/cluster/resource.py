@@ -18,9 +18,8 @@ from forebay_common.spec import AsyncSpec, FunctionSpec, PodSpec, ScaleSpec
 from forebay_controller import registry_rules as rules
 from forebay_controller import settings_rules
 from forebay_controller.cluster import egress
+from forebay_controller.cluster.api import FIELD_MANAGER
 from forebay_controller.cluster.quantities import cpu_millis, memory_mb
-
-Object: TypeAlias = dict[str, Any]
 
 GROUP = "forebay.dev"
 VERSION = "v1alpha1"
@@ -314,9 +313,16 @@ def _spec_hash(item: Mapping[str, Any]) -> str:
 
 
 def _last_modified(metadata: Mapping[str, Any]) -> str:
-    """When a user changed it last: through the API (its annotation), or with kubectl (the managed fields' times)."""
+    """When a user changed it last: through the API (its annotation), or with kubectl (the managed fields' times).
+
+    Managed fields are those of others than the controller, which sets the finalizer, and not those of the status.
+    """
     times = [metadata.get("creationTimestamp", ""), metadata.get("annotations", {}).get(LAST_MODIFIED, "")]
-    times += [entry.get("time", "") for entry in metadata.get("managedFields", ()) if not entry.get("subresource")]
+    times += [
+        entry.get("time", "")
+        for entry in metadata.get("managedFields", ())
+        if entry.get("manager") != FIELD_MANAGER and entry.get("subresource") != "status"
+    ]
     moments = [moment for moment in map(_moment, times) if moment is not None]
     return rules.timestamp(max(moments)) if moments else ""
 
