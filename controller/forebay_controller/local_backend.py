@@ -26,6 +26,7 @@ from forebay_controller.instance_folder import InstanceFolder, InstanceRecord
 from forebay_controller.interfaces import ExitReport, InstanceStartError, RunningInstance
 from forebay_controller.interpreters import Interpreter, find_interpreter, own_interpreter
 from forebay_controller.process_watch import WatchedProcess
+from forebay_controller.retry_delays import retry_delays_ms
 
 LOG_FILE_MAX_BYTES = 8 * limits.MIB
 LOG_FILES_MAX = 20
@@ -250,7 +251,7 @@ class LocalBackend:
                 ),
                 "socket_path": str(folder.socket),
                 "boto_path": boto_path,
-                "retry_delays_ms": _retry_delays_ms(spec, settings.retry_delays_s),
+                "retry_delays_ms": retry_delays_ms(spec, settings.retry_delays_s),
                 "init_timeout_ms": spec.init_timeout_ms,
                 "log_path": str(log_dir / f"{instance_id}.log"),
             },
@@ -331,15 +332,6 @@ def _end(instance: _Instance) -> None:
     for process in (instance.runtime, instance.sandbox):
         if process is not None:
             process.send(signal.SIGKILL)
-
-
-def _retry_delays_ms(spec: FunctionSpec, platform_delays_s: tuple[float, ...]) -> list[int]:
-    """One delay for each retry the function allows; beyond the platform's list the last one repeats."""
-    count = spec.async_.max_retries if spec.async_.max_retries is not None else limits.ASYNC_RETRIES_DEFAULT
-    last = platform_delays_s[-1]
-    return [
-        int(1000 * (platform_delays_s[index] if index < len(platform_delays_s) else last)) for index in range(count)
-    ]
 
 
 def _remove_other_code(parent: Path, in_use: set[str]) -> None:

@@ -1,74 +1,140 @@
-"""What a function's pods may reach, as `egress` of a Function says it. Pure."""
+"""What a function may reach, as NetworkPolicy rules (pure).
 
-import re
+Policies only ever allow, so what must never be reached is cut out of each address range that is allowed. A range that
+lies wholly within what is never reached gives no rule at all.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_network
+from hashlib import sha256
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from typing import Any
+
+from forebay_controller.cluster.ownership import ROLE, ROLE_FUNCTION
 
 INTERNET = "internet"
-NONE = "none"
 CLUSTER = "cluster"
-PORT_MAX = 65_535
-ITEMS_MAX = 64
+NONE = "none"
+CLASSES = frozenset({INTERNET, CLUSTER, NONE})
+_LIST_PREFIX = "list-"
+_LIST_HEX_CHARS = 10
+_NAMESPACE_NAME = "kubernetes.io/metadata.name"
 
-_BLOCK = re.compile(r"(?P<cidr>[0-9a-fA-F.:]+/\d{1,3})(:(?P<port>\d{1,5}))?")
+Network = IPv4Network | IPv6Network
+Rule = dict[str, Any]
+"""One entry of a NetworkPolicy's `egress`."""
 
-
-class EgressError(ValueError):
-    """The text is no egress; the message says what is wrong with it, for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Addresses, and one TCP or UDP port of them; None: every port. `cidr` is in its shortest form."""
-
-    cidr: str
-    port: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Egress:
-    """What may be reached beside the platform; all empty for `none`."""
-
-    internet: bool = False
-    cluster: bool = False
-    blocks: tuple[Block, ...] = ()
-
-
-def normalised(text: str) -> str:
-    """The same list without spaces, so that writing it another way changes nothing."""
-    return ",".join(item.strip() for item in text.split(","))
-
-
-def parse(text: str) -> Egress:
-    """Read `internet`, `none`, `cluster`, or a list of the first and last, `CIDR` and `CIDR:PORT`.
-
-    Raises EgressError.
-    """
-    items = normalised(text).split(",")
-    if items == [NONE]:
-        return Egress()
-    if NONE in items:
-        raise EgressError("egress: none stands alone, leave it out of the list")
-    if len(items) > ITEMS_MAX:
-        raise EgressError(f"egress has {len(items)} items, {ITEMS_MAX} are allowed")
-    return Egress(
-        internet=INTERNET in items,
-        cluster=CLUSTER in items,
-        blocks=tuple(_block(item) for item in items if item not in {INTERNET, CLUSTER}),
+NEVER = tuple(
+    ip_network(cidr)
+    for cidr in (
+        "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4",
+        # Loopback, mapped and translated IPv4, link-local, multicast; and the metadata service of one cloud.
+        "::/128", "::1/128", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "fe80::/10", "ff00::/8",
+        "fd00:ec2::254/128",
     )
+)  # fmt: skip
+"""Link-local addresses (a cloud's metadata service answers there), and what is no address of another host."""
+PRIVATE = tuple(
+    ip_network(cidr)
+    for cidr in ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "198.18.0.0/15", "fc00::/7")
+)
+"""Not the internet: RFC 1918, carriers' NAT, benchmarks, unique local."""
 
 
-def _block(item: str) -> Block:
-    match = _BLOCK.fullmatch(item)
-    if match is None:
-        raise EgressError(
-            f"egress: {item[:100]!r} is none of internet, cluster, CIDR and CIDR:PORT, such as 10.1.2.0/24:5432"
-        )
-    try:
-        network = ip_network(match["cidr"], strict=False)
-    except ValueError as error:
-        raise EgressError(f"egress: {error}") from error
-    port = None if match["port"] is None else int(match["port"])
-    if port is not None and not 1 <= port <= PORT_MAX:
-        raise EgressError(f"egress: the port of {item} is not within 1 to {PORT_MAX}")
-    return Block(str(network), port)
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What of the cluster no function may reach: `nodes` and `api_server` by address, `blocked` by the operator.
+
+    `cluster` (pods and Services) is not the internet; what of it a function may reach, pods' labels decide.
+    """
+
+    nodes: frozenset[str] = frozenset()
+    api_server: frozenset[str] = frozenset()
+    blocked: tuple[str, ...] = ()
+    cluster: tuple[str, ...] = ()
+
+    @property
+    def never(self) -> tuple[Network, ...]:
+        """Ranges that no rule may allow."""
+        addresses = (*self.nodes, *self.api_server, *self.blocked)
+        return (*NEVER, *(ip_network(address, strict=False) for address in addresses))
+
+
+def egress_class(egress: str) -> str:
+    """The short name of what a function may reach, for labels and policies' names: lists by their hash."""
+    return egress if egress in CLASSES else f"{_LIST_PREFIX}{sha256(egress.encode()).hexdigest()[:_LIST_HEX_CHARS]}"
+
+
+def egress_rules(egress: str, around: Surroundings, release_namespace: str) -> list[Rule]:
+    """The rules beyond what every function gets. Raises ValueError for an entry that is no CIDR or CIDR:PORT."""
+    if egress == NONE:
+        return []
+    if egress == CLUSTER:
+        return [_other_pods(release_namespace)]
+    if egress == INTERNET:
+        but = (*around.never, *PRIVATE, *(ip_network(cidr, strict=False) for cidr in around.cluster))
+        blocks = [block for cidr in ("0.0.0.0/0", "::/0") if (block := _block(ip_network(cidr), but))]
+        return [{"to": blocks}]
+    rules = [_listed(entry.strip(), around) for entry in egress.split(",") if entry.strip()]
+    return [rule for rule in rules if rule is not None]
+
+
+def _other_pods(release_namespace: str) -> Rule:
+    """All pods of the cluster but functions and the platform's own."""
+    return {
+        "to": [
+            {
+                "namespaceSelector": {
+                    "matchExpressions": [{"key": _NAMESPACE_NAME, "operator": "NotIn", "values": [release_namespace]}]
+                },
+                "podSelector": {"matchExpressions": [{"key": ROLE, "operator": "NotIn", "values": [ROLE_FUNCTION]}]},
+            }
+        ]
+    }
+
+
+def parse_entry(entry: str) -> tuple[Network, int | None]:
+    """`CIDR` or `CIDR:PORT`. Raises ValueError."""
+    address, slash, rest = entry.partition("/")
+    bits, colon, port = rest.partition(":")
+    if not slash:
+        raise ValueError(f"{entry} is no CIDR, or CIDR:PORT")
+    number = int(port) if colon else None
+    if number is not None and not 0 < number < 65_536:  # noqa: PLR2004 - ports
+        raise ValueError(f"{entry} has no port from 1 to 65535")
+    return ip_network(f"{address}/{bits}", strict=False), number
+
+
+def _listed(entry: str, around: Surroundings) -> Rule | None:
+    network, port = parse_entry(entry)
+    block = _block(network, around.never)
+    if block is None:
+        return None
+    rule: Rule = {"to": [block]}
+    if port is not None:
+        rule["ports"] = [{"protocol": protocol, "port": port} for protocol in ("TCP", "UDP")]
+    return rule
+
+
+def _block(network: Network, but: Iterable[Network]) -> dict[str, Any] | None:
+    """A range without others; None when nothing of it is left."""
+    inside = _within(network, but)
+    if inside is None:
+        return None
+    block: dict[str, Any] = {"cidr": str(network)}
+    if inside:
+        block["except"] = [str(item) for item in inside]
+    return {"ipBlock": block}
+
+
+def _within(network: Network, but: Iterable[Network]) -> list[Network] | None:
+    """Those of `but` that lie within a network, merged; None when one covers all of it."""
+    found: list[Any] = []
+    for item in but:
+        if item.version != network.version or not item.overlaps(network):
+            continue
+        if item.prefixlen <= network.prefixlen:
+            return None
+        found.append(item)
+    merged: list[Network] = [*collapse_addresses(found)]
+    return None if network in merged else merged
