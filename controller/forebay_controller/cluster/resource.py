@@ -17,7 +17,7 @@ from forebay_common import limits
 from forebay_common.spec import AsyncSpec, FunctionSpec, PodSpec, ScaleSpec
 from forebay_controller import registry_rules as rules
 from forebay_controller import settings_rules
-from forebay_controller.cluster import egress
+from forebay_controller.cluster import egress_text
 from forebay_controller.cluster.api import FIELD_MANAGER
 from forebay_controller.cluster.quantities import cpu_millis, memory_mb
 
@@ -258,7 +258,7 @@ def _pod(resource_name: str, wanted: Mapping[str, Any]) -> PodSpec:
         image_pull_secrets=tuple(secret["name"] for secret in wanted.get("imagePullSecrets", ())),
         cpu_millis=cpu_millis(wanted["cpu"]) if "cpu" in wanted else 0,
         env_from=tuple(entry for entry in wanted.get("env", ()) if "valueFrom" in entry),
-        egress=egress.normalised(wanted.get("egress", egress.INTERNET)),
+        egress=egress_text.normalised(wanted.get("egress", egress_text.INTERNET)),
     )
 
 
@@ -346,8 +346,8 @@ def _problem(spec: FunctionSpec) -> str:
         )
     try:
         settings_rules.check(spec)
-        egress.parse(spec.pod.egress)
-    except (settings_rules.SettingError, egress.EgressError) as error:
+        egress_text.parse(spec.pod.egress)
+    except (settings_rules.SettingError, egress_text.EgressError) as error:
         return str(error)[:PROBLEM_MAX_CHARS]
     return ""
 
