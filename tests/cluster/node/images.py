@@ -29,8 +29,14 @@ rm -f /usr/lib/python3*/EXTERNALLY-MANAGED
 ln -s /usr/bin/python3 /usr/local/bin/python
 ln -s /usr/bin/python3 /usr/local/bin/python3
 ln -s /usr/bin/pip3 /usr/local/bin/pip
-rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*
+rm -rf /usr/share/doc/* /usr/share/man/* /var/lib/apt/lists/* /var/cache/apt/*
 """
+# What Debian's own slim images leave out, and what apt leaves behind.
+_NOT_IN_SLIM_IMAGES = (
+    *(f"usr/share/{folder}" for folder in ("doc", "info", "locale", "man")),
+    "var/cache/apt",
+    "var/lib/apt/lists",
+)
 _CERTIFICATES = "/etc/ssl/certs"
 _IN_CONTAINER = ("--isolation=chroot", "--network=host")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -103,7 +109,7 @@ def _make_debian() -> None:
     with tempfile.TemporaryDirectory(dir=CACHE) as made:
         root = Path(made) / "root"
         run(["debootstrap", "--variant=minbase", _DEBIAN_RELEASE, str(root), _DEBIAN_MIRROR], what=DEBIAN_IMAGE)
-        for folder in ("var/cache/apt/archives", "var/lib/apt/lists"):
+        for folder in _NOT_IN_SLIM_IMAGES:
             shutil.rmtree(root / folder)
             (root / folder).mkdir()
         with _container("scratch") as container:
