@@ -1,0 +1,161 @@
+"""Where a Function's code comes from: its own spec, a ConfigMap, a URL, or an upload; all become one zip package.
+
+Uploads are staged in Redis by whichever replica took them, for the leader to pick up. What went wrong is told in
+words for people, with whether it may pass by itself.
+"""
+
+import asyncio
+import hashlib
+import io
+import json
+import zipfile
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Iterable
+
+from redis.asyncio import Redis
+
+from forebay_common import limits
+from forebay_common.keys import PlatformKeys
+from forebay_common.redis_client import command
+from forebay_controller.cluster.api import CONFIG_MAPS, Api, ApiError
+from forebay_controller.cluster.outbound import Outbound, OutboundError
+from forebay_controller.cluster.outbound_rules import OutboundRefusedError
+from forebay_controller.cluster.resource import BlobCode, CodeSource, ConfigMapCode, InlineCode, ZipCode
+from forebay_controller.code_package import CodePackage, PackageError, read_package
+
+BLOB_TTL_S = 86_400
+"""An upload that no Function has named by then is gone; the leader picks one up within a second."""
+
+_ZIP_MOMENT = (1980, 1, 1, 0, 0, 0)
+_FILE_MODE = 0o100644 << 16
+_ON_UNIX = 3
+
+
+class CodeProblemError(Exception):
+    """Code that is not to be had; the message is for people.
+
+    `reason` is one word for programs, `may_pass` whether it may be had later although nobody changes the Function.
+    """
+
+    def __init__(self, reason: str, message: str, *, may_pass: bool) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.may_pass = may_pass
+
+
+class CodeReader:
+    """Gets packages from wherever a Function's spec says they are."""
+
+    def __init__(self, api: Api, redis: Redis, platform: PlatformKeys, outbound: Outbound) -> None:
+        self._api = api
+        self._redis = redis
+        self._platform = platform
+        self._outbound = outbound
+
+    async def read(self, namespace: str, source: CodeSource) -> CodePackage:
+        """The package of a source. Raises CodeProblemError, redis.exceptions.RedisError."""
+        if isinstance(source, InlineCode):
+            return await _packaged((path, text.encode()) for path, text in source.files)
+        if isinstance(source, ConfigMapCode):
+            return await _packaged(await self._config_map_files(namespace, source.name))
+        if isinstance(source, ZipCode):
+            return await _checked(await self._download(source))
+        return await self._upload(source)
+
+    async def _config_map_files(self, namespace: str, name: str) -> list[tuple[str, bytes]]:
+        try:
+            found = await self._api.get(CONFIG_MAPS, namespace, name)
+        except ApiError as error:
+            if error.status == 404:  # noqa: PLR2004 - Not Found
+                text = f"There is no ConfigMap {name} in namespace {namespace}: create it, each key a file"
+                raise CodeProblemError("ConfigMapNotFound", text, may_pass=True) from error
+            text = f"The ConfigMap {name} could not be read: {error.message}"
+            raise CodeProblemError("ConfigMapUnreadable", text, may_pass=True) from error
+        files = [(key, text.encode()) for key, text in (found.get("data") or {}).items()]
+        try:
+            files += [(key, b64decode(text)) for key, text in (found.get("binaryData") or {}).items()]
+        except Base64Error as error:
+            text = f"The ConfigMap {name} holds binary data that is no base64"
+            raise CodeProblemError("ConfigMapUnreadable", text, may_pass=False) from error
+        if not files:
+            text = f"The ConfigMap {name} holds nothing: add the code, each key a file"
+            raise CodeProblemError("ConfigMapEmpty", text, may_pass=True)
+        return files
+
+    async def _download(self, source: ZipCode) -> bytes:
+        try:
+            data = await self._outbound.fetch(source.url, max_bytes=limits.ZIP_MAX_BYTES)
+        except OutboundRefusedError as error:
+            text = f"code.zip.url is not fetched: {error}"
+            raise CodeProblemError("UrlRefused", text, may_pass=False) from error
+        except OutboundError as error:
+            text = f"code.zip.url could not be fetched: {error}"
+            raise CodeProblemError("DownloadFailed", text, may_pass=True) from error
+        found = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+        if found != source.sha256:
+            # The digest found would tell a stranger what lies behind the URL.
+            text = "What code.zip.url gives has another SHA-256 than code.zip.sha256 says: correct the one or the other"
+            raise CodeProblemError("DigestMismatch", text, may_pass=False)
+        return data
+
+    async def _upload(self, source: BlobCode) -> CodePackage:
+        data = await read_blob(self._redis, self._platform, source.sha256)
+        package = None if data is None else await _checked(data)
+        if package is None or package.sha256 != source.sha256:
+            text = (
+                f"No upload with the SHA-256 {source.sha256} is there (any more): send the code again, "
+                "by forebay deploy or update-function-code"
+            )
+            raise CodeProblemError("UploadNotFound", text, may_pass=True)
+        return package
+
+
+async def stage_blob(redis: Redis, platform: PlatformKeys, package: CodePackage) -> None:
+    """Keep an upload for a day, for the Function that is about to name it. Raises redis.exceptions.RedisError."""
+    count = -(-package.size // limits.CODE_CHUNK_BYTES)
+    for number in range(count):
+        start = number * limits.CODE_CHUNK_BYTES
+        chunk = package.data[start : start + limits.CODE_CHUNK_BYTES]
+        await command(redis, "SET", platform.blob(package.sha256, number), chunk, "EX", BLOB_TTL_S)
+    index = json.dumps({"size": package.size, "chunks": count})
+    # Last, and ending first: whoever finds it finds the whole.
+    await command(redis, "SET", platform.blob_index(package.sha256), index, "EX", BLOB_TTL_S - 60)
+
+
+async def read_blob(redis: Redis, platform: PlatformKeys, sha256: str) -> bytes | None:
+    """An upload; None when it is not there (any more). Raises redis.exceptions.RedisError."""
+    raw: bytes | None = await command(redis, "GET", platform.blob_index(sha256))
+    if raw is None:
+        return None
+    names = [platform.blob(sha256, number) for number in range(json.loads(raw)["chunks"])]
+    chunks: list[bytes | None] = [await command(redis, "GET", name) for name in names]
+    found = [chunk for chunk in chunks if chunk is not None]
+    return b"".join(found) if len(found) == len(chunks) else None
+
+
+def make_zip(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """A zip of files whose bytes depend on nothing but names and contents, so that equal code is one package.
+
+    Not compressed: what a compressor makes of the same input changes with its version.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for path, content in sorted(files):
+            entry = zipfile.ZipInfo(path, _ZIP_MOMENT)
+            entry.create_system = _ON_UNIX
+            entry.external_attr = _FILE_MODE
+            archive.writestr(entry, content)
+    return buffer.getvalue()
+
+
+async def _packaged(files: Iterable[tuple[str, bytes]]) -> CodePackage:
+    return await _checked(await asyncio.to_thread(make_zip, files))
+
+
+async def _checked(data: bytes) -> CodePackage:
+    try:
+        return await asyncio.to_thread(read_package, data)
+    except PackageError as error:
+        raise CodeProblemError("PackageInvalid", str(error), may_pass=False) from error
