@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import forebay_common
 from forebay_common import limits, logs
+from forebay_controller.authenticator import Authenticator
 from forebay_controller.code_links import CodeLinks
 from forebay_controller.code_package import PackageError, PackageTooLargeError
 from forebay_controller.code_store import CodeStorageFullError
@@ -26,8 +27,16 @@ from forebay_controller.v1_routes import V1Api
 _log = logs.get(__name__)
 
 
-def create_app(store: FunctionStore, instances: Instances, settings: ManagementSettings) -> FastAPI:
-    """The application. Routes added to it later win over Lambda's paths, which take whatever is left."""
+def create_app(
+    store: FunctionStore,
+    instances: Instances,
+    settings: ManagementSettings,
+    authenticator: Authenticator | None = None,
+) -> FastAPI:
+    """The application. Routes added to it later win over Lambda's paths, which take whatever is left.
+
+    With an `authenticator` every request needs a credential, but for the process's own paths (`gate.OPEN_PATHS`).
+    """
     links, bodies = CodeLinks(), RequestBodies()
     app = FastAPI(title="Forebay", version=forebay_common.__version__, docs_url=None, redoc_url=None)
     app.include_router(V1Api(instances, settings, links, bodies).router)
@@ -40,7 +49,13 @@ def create_app(store: FunctionStore, instances: Instances, settings: ManagementS
             await lambda_api(scope, receive, send)
 
     # The last one added is the outermost.
-    app.add_middleware(Gate, store=store, default_namespace=settings.default_namespace)
+    app.add_middleware(
+        Gate,
+        store=store,
+        default_namespace=settings.default_namespace,
+        authenticator=authenticator,
+        bodies=bodies,
+    )
     app.add_middleware(_Failsafe)
     app.router.default = anything_else
     _answer_errors(app)

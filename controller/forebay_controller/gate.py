@@ -1,31 +1,53 @@
-"""What every management request passes before its route: the namespace that its path names.
+"""What every management request passes before its route: its credential, and the namespace that its path names.
 
 `/ns/NAMESPACE` before any path selects a namespace; without it the default one is meant. Routes see the path without
-it, and the functions of that namespace in their request's `Context`.
+it, and what the request may do to the functions of that namespace in their `Context`. A request whose credential is
+missing or wrong learns nothing, not even which namespaces there are.
 """
 
+import asyncio
+import contextlib
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from forebay_common import auth_errors, limits, sigv4
+from forebay_common.auth_errors import AuthError
+from forebay_controller import lambda_model
+from forebay_controller.authenticator import Authenticator, Grant
+from forebay_controller.code_links import PATH as CODE_PATH
 from forebay_controller.lambda_errors import LambdaError, error_response
 from forebay_controller.management import Functions, FunctionStore
+from forebay_controller.request_body import BodyTooLargeError, RequestBodies, with_body
 from forebay_controller.v1_errors import v1_error_response
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
-"""Paths of the process, not of a namespace's functions."""
+"""Paths of the process, not of a namespace's functions: they ask for no credential."""
 
 _NAMESPACED = re.compile(rb"/ns/(?P<namespace>[^/]*)(?P<rest>(/.*)?)", re.DOTALL)
 _STATE = "forebay"
+_V1 = "/v1/"
+
+NO_CREDENTIAL = (
+    "This needs a credential: send an API key (`Authorization: Bearer KEY` or `X-Api-Key: KEY`), or sign the request "
+    "(AWS Signature Version 4). `forebay login` keeps one for the command line."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a request is about: a namespace's functions, and the prefix that its path had ("" or `/ns/NAMESPACE`)."""
+    """What a request is about: a namespace's functions, what it may do to them, and the prefix that its path had.
+
+    `prefix` is "" or `/ns/NAMESPACE`.
+    """
 
     functions: Functions
+    grant: Grant
     prefix: str
 
 
@@ -36,29 +58,77 @@ def context_of(scope: Scope) -> Context:
 
 
 class Gate:
-    """An ASGI application around the management API."""
+    """An ASGI application around the management API. `authenticator` None: nobody is asked for a credential."""
 
-    def __init__(self, app: ASGIApp, *, store: FunctionStore, default_namespace: str) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        store: FunctionStore,
+        default_namespace: str,
+        authenticator: Authenticator | None,
+        bodies: RequestBodies,
+    ) -> None:
         self._app = app
         self._store = store
         self._default = default_namespace
+        self._authenticator = authenticator
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through to its route, or answer why not in the shape that its path's clients read."""
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        raw_path, namespace = split_path(scope["raw_path"])
-        prefix = "" if namespace is None else f"/ns/{namespace}"
+        raw_path, named = split_path(scope["raw_path"])
+        namespace = self._default if named is None else named
         inner = {**scope, "path": unquote(raw_path.decode("ascii")), "raw_path": raw_path}
-        name = self._default if namespace is None else namespace
-        functions = self._store.in_namespace(name)
-        if functions is None:
-            text = f"The namespace {name[:200]} is not served here; {self._store.namespaces_served} is"
-            await refuse(inner, receive, send, LambdaError("ResourceNotFoundException", text))
+        try:
+            async with self._admitted(scope, inner, receive, namespace) as (grant, admitted):
+                await self._pass(admitted, receive, send, grant, "" if named is None else f"/ns/{named}")
+        except AuthError as error:
+            await _unauthenticated(inner, error)(scope, receive, send)
+        except BodyTooLargeError:
+            text = f"Request must be smaller than {limits.MANAGEMENT_REQUEST_MAX_BYTES} bytes"
+            await _refused(inner, "too_large", LambdaError("RequestEntityTooLargeException", text))(
+                scope, receive, send
+            )
+
+    @contextlib.asynccontextmanager
+    async def _admitted(
+        self, scope: Scope, inner: Scope, receive: Receive, namespace: str
+    ) -> AsyncIterator[tuple[Grant, Scope]]:
+        """Check the credential of `scope`, the request as it was sent; gives what it may do, and `inner` with its body.
+
+        Raises AuthError, BodyTooLargeError, starlette.requests.ClientDisconnect.
+        """
+        # A link to code carries a signature of its own.
+        if self._authenticator is None or inner["path"].startswith(f"{CODE_PATH}/"):
+            yield Grant(namespace), inner
             return
-        inner["state"] = {**scope.get("state", {}), _STATE: Context(functions, prefix)}
-        await self._app(inner, receive, send)
+        headers = sigv4.joined(scope["headers"])
+        presented = self._authenticator.present(headers)
+        grant = Grant(namespace, presented.credential)
+        if presented.signed is None:
+            yield grant, inner
+            return
+        async with self._bodies.read(Request(inner, receive)) as body:
+            # Hashing megabytes would stall every other request.
+            await asyncio.to_thread(self._authenticator.check, presented, scope, headers, body)
+            yield grant, with_body(inner, body)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, grant: Grant, prefix: str) -> None:
+        """Give a request to its route, if it may do anything in its namespace and that is served."""
+        if not grant.allows_management:
+            await _forbidden(scope, grant)(scope, receive, send)
+            return
+        functions = self._store.in_namespace(grant.namespace)
+        if functions is None:
+            text = f"The namespace {grant.namespace[:200]} is not served here; {self._store.namespaces_served} is"
+            await _refused(scope, "not_found", LambdaError("ResourceNotFoundException", text))(scope, receive, send)
+            return
+        state = {**scope.get("state", {}), _STATE: Context(functions, grant, prefix)}
+        await self._app({**scope, "state": state}, receive, send)
 
 
 def split_path(raw_path: bytes) -> tuple[bytes, str | None]:
@@ -69,11 +139,23 @@ def split_path(raw_path: bytes) -> tuple[bytes, str | None]:
     return match["rest"] or b"/", match["namespace"].decode("ascii")
 
 
-async def refuse(scope: Scope, receive: Receive, send: Send, error: LambdaError) -> None:
-    """Answer a request that goes no further, as /v1 or as Lambda's API."""
-    in_v1 = scope["path"].startswith("/v1/")
-    response = v1_error_response(_V1_CODES[error.code], error.message) if in_v1 else error_response(error)
-    await response(scope, receive, send)
+def _forbidden(scope: Scope, grant: Grant) -> Response:
+    """The answer to a credential that may manage nothing in the namespace."""
+    if scope["path"].startswith(_V1):
+        return v1_error_response("forbidden", grant.denied_text())
+    found = lambda_model.load().match(
+        scope["method"], scope["raw_path"].decode("ascii"), scope["query_string"].decode("latin-1")
+    )
+    return error_response(grant.denied("*" if found is None else found.operation.name, "*"))
 
 
-_V1_CODES = {"ResourceNotFoundException": "not_found"}
+def _unauthenticated(scope: Scope, error: AuthError) -> Response:
+    """The answer to a request whose credential is missing or wrong."""
+    if not scope["path"].startswith(_V1):
+        return error_response(error)
+    missing = error.error_type == auth_errors.missing().error_type
+    return v1_error_response("unauthenticated", NO_CREDENTIAL if missing else error.message)
+
+
+def _refused(scope: Scope, v1_code: str, error: LambdaError) -> Response:
+    return v1_error_response(v1_code, error.message) if scope["path"].startswith(_V1) else error_response(error)

@@ -1,9 +1,11 @@
 """Lambda's errors as its API writes them: status, `x-amzn-ErrorType`, body keys (observed answers, service model)."""
 
 from typing import Self
+from uuid import uuid4
 
 from starlette.responses import Response
 
+from forebay_common.auth_errors import AuthError
 from forebay_common.lambda_errors import error_body
 
 _STATUSES = {
@@ -60,7 +62,8 @@ class LambdaError(Exception):
         return cls("ValidationException", f"{len(violations)} validation error{plural} detected: {text}")
 
 
-def error_response(error: LambdaError) -> Response:
-    """An error's answer, without a request id."""
-    headers = {"x-amzn-ErrorType": error.code}
+def error_response(error: LambdaError | AuthError) -> Response:
+    """An error's answer, under a request id of its own."""
+    code = error.error_type if isinstance(error, AuthError) else error.code
+    headers = {"x-amzn-ErrorType": code, "x-amzn-RequestId": str(uuid4())}
     return Response(error.body(), error.status, headers, media_type="application/json")

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from forebay_common import limits, logs
+from forebay_common.auth_errors import AuthError
 from forebay_common.names import LATEST, function_arn, parse_reference
 from forebay_common.spec import FunctionSpec
 from forebay_controller import lambda_configuration as conversion
@@ -38,6 +39,7 @@ _log = logs.get(__name__)
 class Call(NamedTuple):
     """One request to an operation: its checked input, the code package in it, and the Host it was sent to."""
 
+    operation: str
     context: Context
     members: Mapping[str, Any]
     package: CodePackage | None
@@ -105,7 +107,7 @@ class LambdaApi:
             response = await self._answer(request)
         except ClientDisconnect:
             return
-        except LambdaError as error:
+        except (LambdaError, AuthError) as error:
             response = error_response(error)
         except Exception:  # noqa: BLE001 - logged with its trace, which a client never sees
             _log.exception("a management request failed", extra={"request_id": request_id, "path": scope["path"]})
@@ -129,7 +131,7 @@ class LambdaApi:
             async with self._bodies.read(request) as body:
                 # Megabytes of JSON, base64 and zip would stall every other request.
                 members, package = await asyncio.to_thread(self._read, context.functions.place, found, body)
-                return await operation(Call(context, members, package, request.headers.get("host", "localhost")))
+                return await operation(Call(name, context, members, package, request.headers.get("host", "localhost")))
         except BodyTooLargeError as error:
             limit = limits.MANAGEMENT_REQUEST_MAX_BYTES
             text = f"Request must be smaller than {limit} bytes for the {name} operation"
@@ -153,7 +155,7 @@ class LambdaApi:
         return members, conversion.read_code(members)
 
     async def _create_function(self, call: Call) -> Response:
-        target = _target(call.place, call.members)
+        target = _named(call)
         if target.qualifier:
             raise LambdaError.invalid("A function is created under a name without a version or alias")
         runtime = call.members.get("Runtime", "")
@@ -174,7 +176,7 @@ class LambdaApi:
         return _json_response(_configuration(call.place, spec), 201)
 
     async def _update_function_code(self, call: Call) -> Response:
-        target, package = _target(call.place, call.members), call.package
+        target, package = _named(call), call.package
         if package is None:
             raise LambdaError.invalid(conversion.NO_CODE)
 
@@ -190,7 +192,7 @@ class LambdaApi:
         return _json_response(_configuration(call.place, spec, target))
 
     async def _update_function_configuration(self, call: Call) -> Response:
-        target, members = _target(call.place, call.members), call.members
+        target, members = _named(call), call.members
         warning: str | None = None
         if "Runtime" in members:
             warning = await asyncio.to_thread(self._runtime_warning, members["Runtime"])
@@ -203,7 +205,7 @@ class LambdaApi:
         return _json_response(_configuration(call.place, spec, target))
 
     async def _get_function(self, call: Call) -> Response:
-        target = _target(call.place, call.members)
+        target = _named(call)
         spec = _require(call, target)
         location = f"http://{call.host}{call.context.prefix}{self._links.path(spec.uid, spec.code_sha256)}"
         document: dict[str, Any] = {
@@ -215,13 +217,13 @@ class LambdaApi:
         return _json_response(document)
 
     async def _get_function_configuration(self, call: Call) -> Response:
-        target = _target(call.place, call.members)
+        target = _named(call)
         return _json_response(_configuration(call.place, _require(call, target), target))
 
     async def _list_functions(self, call: Call) -> Response:
         after = _read_marker(call.members.get("Marker", ""))
         size = min(call.members.get("MaxItems", LIST_PAGE), LIST_PAGE)
-        left = [spec for spec in call.functions.by_name() if spec.name > after]
+        left = [spec for spec in call.context.grant.allowed(call.functions.by_name()) if spec.name > after]
         page = left[:size]
         qualified = call.members.get("FunctionVersion") == "ALL"
         items = [
@@ -234,7 +236,7 @@ class LambdaApi:
         return _json_response({"NextMarker": marker, "Functions": items})
 
     async def _delete_function(self, call: Call) -> Response:
-        target = _target(call.place, call.members)
+        target = _named(call)
         if target.qualifier == LATEST:
             text = "$LATEST version cannot be deleted without deleting the function."
             raise LambdaError.invalid(text)
@@ -249,7 +251,7 @@ class LambdaApi:
     async def _get_account_settings(self, call: Call) -> Response:
         usage = {
             "TotalCodeSize": call.functions.code.total_bytes,
-            "FunctionCount": len(call.functions.by_name()),
+            "FunctionCount": len(call.context.grant.allowed(call.functions.by_name())),
         }
         limit = {
             "TotalCodeSize": call.functions.code.total_max_bytes,
@@ -261,7 +263,7 @@ class LambdaApi:
         return _json_response({"AccountLimit": limit, "AccountUsage": usage})
 
     async def _list_tags(self, call: Call) -> Response:
-        return _json_response({"Tags": _tags(_require(call, _target(call.place, call.members, "Resource")))})
+        return _json_response({"Tags": _tags(_require(call, _named(call, "Resource")))})
 
     async def _tag_resource(self, call: Call) -> Response:
         await self._change_tags(call, lambda tags: {**tags, **call.members["Tags"]})
@@ -273,7 +275,7 @@ class LambdaApi:
         return Response(status_code=204)
 
     async def _change_tags(self, call: Call, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
-        target = _target(call.place, call.members, "Resource")
+        target = _named(call, "Resource")
 
         def decide(old: FunctionSpec | None) -> FunctionSpec:
             spec = _existing(old, target)
@@ -312,6 +314,14 @@ def _target(place: Place, members: Mapping[str, Any], member: str = "FunctionNam
         text = "The derived qualifier from the function name does not match the specified qualifier."
         raise LambdaError.invalid(text)
     return Target(found.name, arn, given or found.qualifier)
+
+
+def _named(call: Call, member: str = "FunctionName") -> Target:
+    """The function that a call names, if it may manage that one. Raises LambdaError, AuthError."""
+    target = _target(call.place, call.members, member)
+    if not call.context.grant.allows(target.name):
+        raise call.context.grant.denied(call.operation, target.qualified_arn)
+    return target
 
 
 def _require(call: Call, target: Target) -> FunctionSpec:

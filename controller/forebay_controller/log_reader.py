@@ -1,10 +1,9 @@
-"""Functions' logs: the last lines of all instances' files together, and the lines that come.
+"""Functions' logs on one machine: the last lines of all instances' files together, and the lines that come.
 
 A file is one instance's, appended to, one JSON object a line with a `time` that sorts as text.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 from watchfiles import awatch
 
 from forebay_common import limits
+from forebay_common.spec import FunctionSpec
+from forebay_controller.logs_text import merged
 
-LINES_MAX = 10_000
 _BLOCK_BYTES = 64 * limits.KIB
 _TAIL_MAX_BYTES = 16 * limits.MIB
 """How far back one file is read for its last lines, however long they are."""
@@ -31,6 +31,26 @@ class LogPosition:
     offsets: dict[Path, int] = field(default_factory=dict)
 
 
+class LogFiles:
+    """The logs below a folder that holds one for each function; implements `LogSource`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def tail(self, spec: FunctionSpec, lines: int) -> list[bytes]:
+        """The last lines of a function's log."""
+        last, _ = await asyncio.to_thread(tail, self._folder / spec.name, lines)
+        return last
+
+    async def follow(self, spec: FunctionSpec, lines: int) -> AsyncIterator[list[bytes]]:
+        """The last lines, then those that come."""
+        folder = self._folder / spec.name
+        last, position = await asyncio.to_thread(tail, folder, lines)
+        yield last
+        async for new in follow(folder, position):
+            yield new
+
+
 def tail(folder: Path, lines: int) -> tuple[list[bytes], LogPosition]:
     """The last `lines` lines of all files in a function's folder by time, and the position after them."""
     position = LogPosition()
@@ -39,8 +59,8 @@ def tail(folder: Path, lines: int) -> tuple[list[bytes], LogPosition]:
         last, end = _tail_file(path, lines)
         position.offsets[path] = end
         found.append(last)
-    merged = _merged(found)
-    return merged[-lines:] if lines else [], position
+    together = merged(found)
+    return together[-lines:] if lines else [], position
 
 
 def read_new(folder: Path, position: LogPosition) -> list[bytes]:
@@ -53,7 +73,7 @@ def read_new(folder: Path, position: LogPosition) -> list[bytes]:
         found.append(lines)
     for gone in position.offsets.keys() - set(files):
         del position.offsets[gone]
-    return _merged(found)
+    return merged(found)
 
 
 async def follow(folder: Path, position: LogPosition) -> AsyncIterator[list[bytes]]:
@@ -74,15 +94,6 @@ async def follow(folder: Path, position: LogPosition) -> AsyncIterator[list[byte
         while lines := await asyncio.to_thread(read_new, folder, position):
             yield lines
         yield []
-
-
-def as_text(line: bytes) -> str:
-    """A line for people: its time and its message; a line that is no JSON object as it is."""
-    try:
-        document = json.loads(line)
-        return f"{document['time']} {document['message']}".rstrip("\n")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return line.decode(errors="replace")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -123,22 +134,3 @@ def _read_on(path: Path, offset: int) -> tuple[list[bytes], int]:
     if not newline and len(data) == _READ_MAX_BYTES:
         return [data], offset + len(data)  # a line without an end: in pieces
     return whole.split(b"\n") if newline else [], offset + len(whole) + len(newline)
-
-
-def _merged(files: list[list[bytes]]) -> list[bytes]:
-    """Lines of several files by time; a line without one stays behind the line it follows."""
-    timed: list[tuple[str, bytes]] = []
-    for lines in files:
-        time = ""
-        for line in lines:
-            time = _time_of(line) or time
-            timed.append((time, line))
-    timed.sort(key=lambda pair: pair[0])
-    return [line for _, line in timed]
-
-
-def _time_of(line: bytes) -> str:
-    try:
-        return str(json.loads(line)["time"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""

@@ -20,6 +20,7 @@ from forebay_controller.controller import Controller, ControllerSettings
 from forebay_controller.interpreters import runtime_warning
 from forebay_controller.local_backend import LocalBackend
 from forebay_controller.local_platform import make_local_backend
+from forebay_controller.log_reader import LogFiles
 from forebay_controller.management import ManagementSettings, Place
 from forebay_controller.metrics import Metrics
 from forebay_controller.registry import Registry
@@ -97,7 +98,7 @@ async def _running(config: ControllerConfig) -> AsyncIterator[tuple[Controller, 
         )
         await controller.start()
         settings = ManagementSettings(
-            logs_dir=config.data_dir / "logs", runtime_warning=runtime_warning, default_namespace=config.namespace
+            logs=LogFiles(config.data_dir / "logs"), runtime_warning=runtime_warning, default_namespace=config.namespace
         )
         app = create_app(registry, controller, settings)
         _add_health(app, redis, controller.metrics)

@@ -6,7 +6,6 @@ replica keeps the Function resources it has seen and writes changes as resources
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 from forebay_common.keys import FunctionKeys
@@ -45,14 +44,30 @@ class Place:
     namespace: str = "default"
 
 
+class LogSource(Protocol):
+    """Where functions' logs are read: one JSON object a line, with `time` and `message`, of all instances together."""
+
+    async def tail(self, spec: FunctionSpec, lines: int) -> list[bytes]:
+        """The last `lines` lines by time. Raises StoreError when they cannot be read now."""
+        ...
+
+    def follow(self, spec: FunctionSpec, lines: int) -> AsyncIterator[list[bytes]]:
+        """The last lines, then those that come, as they come; endless.
+
+        Gives an empty list now and then, so that whoever reads can stop. Raises StoreError.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ManagementSettings:
-    """`logs_dir` holds a folder of log files for each function name; `runtime_warning` may take long (a process).
+    """What differs from one place to another.
 
+    `runtime_warning`: what a user should know of a runtime name, "" for nothing; it may take long (a process).
     `default_namespace` is meant by paths that name none.
     """
 
-    logs_dir: Path
+    logs: LogSource
     runtime_warning: Callable[[str], str]
     default_namespace: str = "default"
 

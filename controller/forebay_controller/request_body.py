@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.requests import Request
+from starlette.types import Scope
 
 from forebay_common import limits
 
@@ -12,6 +13,14 @@ LARGE_BYTES = limits.MIB
 LARGE_AT_ONCE = 2
 _DRAIN_FACTOR = 4
 """How much more than the bound is read and thrown away: a client that still sends does not read the answer."""
+
+
+_KEPT = "forebay_body"
+
+
+def with_body(scope: Scope, body: bytes) -> Scope:
+    """A request whose body was read already, for whoever reads it again."""
+    return {**scope, "state": {**scope.get("state", {}), _KEPT: body}}
 
 
 class BodyTooLargeError(Exception):
@@ -30,6 +39,10 @@ class RequestBodies:
 
         Raises BodyTooLargeError, starlette.requests.ClientDisconnect.
         """
+        kept: bytes | None = request.scope.get("state", {}).get(_KEPT)
+        if kept is not None:
+            yield kept
+            return
         length = request.headers.get("content-length", "0")
         # A body in chunks has no length: it may be anything.
         if "transfer-encoding" not in request.headers and length.isdecimal() and int(length) <= LARGE_BYTES:

@@ -4,6 +4,7 @@ from starlette.responses import JSONResponse
 
 _STATUS_CODES: dict[str, int] = {
     "invalid": 400,
+    "unauthenticated": 403,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,

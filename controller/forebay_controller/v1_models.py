@@ -190,8 +190,8 @@ class ErrorMember(BaseModel):
     """What went wrong; `code` is for programs, `message` for people."""
 
     code: Literal[
-        "invalid", "forbidden", "not_found", "method_not_allowed", "conflict", "too_large", "too_many", "internal",
-        "unavailable",
+        "invalid", "unauthenticated", "forbidden", "not_found", "method_not_allowed", "conflict", "too_large",
+        "too_many", "internal", "unavailable",
     ]  # fmt: skip
     message: str
 

@@ -10,11 +10,13 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
 from forebay_common.spec import AsyncSpec, FunctionSpec, ScaleSpec
-from forebay_controller import log_reader, settings_rules
+from forebay_controller import settings_rules
 from forebay_controller.code_links import PATH as CODE_PATH
 from forebay_controller.code_links import CodeLinks
 from forebay_controller.code_package import CodePackage, decode_base64, read_package
 from forebay_controller.gate import context_of
+from forebay_controller.logs_text import LINES_MAX as LOG_LINES_MAX
+from forebay_controller.logs_text import as_text
 from forebay_controller.management import Functions, Instances, ManagementSettings
 from forebay_controller.request_body import RequestBodies
 from forebay_controller.v1_errors import V1Error
@@ -85,17 +87,18 @@ class V1Api:
 
     async def list_functions(self, request: Request) -> FunctionList:
         """All functions, by name."""
-        functions = context_of(request.scope).functions
-        return FunctionList(functions=[FunctionOutput.of(spec, functions.place) for spec in functions.by_name()])
+        context = context_of(request.scope)
+        functions, specs = context.functions, context.grant.allowed(context.functions.by_name())
+        return FunctionList(functions=[FunctionOutput.of(spec, functions.place) for spec in specs])
 
     async def get_function(self, name: str, request: Request) -> FunctionOutput:
         """One function's settings and state."""
-        functions = context_of(request.scope).functions
+        functions = _functions(request, name)
         return FunctionOutput.of(_require(functions, name), functions.place)
 
     async def put_function(self, name: str, request: Request, response: Response) -> PutOutput:
         """Create or update a function: all of it, or nothing."""
-        functions = context_of(request.scope).functions
+        functions = _functions(request, name)
         async with self._bodies.read(request) as body:
             # Megabytes of JSON, base64 and zip would stall every other request.
             wanted, package = await asyncio.to_thread(_read_put, body)
@@ -119,16 +122,17 @@ class V1Api:
 
     async def delete_function(self, name: str, request: Request) -> None:
         """Delete a function, its code, and the calls that wait for it."""
-        if not await context_of(request.scope).functions.delete(name, self._instances.retire):
+        if not await _functions(request, name).delete(name, self._instances.retire):
             raise _not_found(name)
 
     async def get_status(self, name: str, request: Request) -> StatusOutput:
         """A function's queue and instances as the controller saw them last."""
-        return StatusOutput.of(self._instances.get_status(_require(context_of(request.scope).functions, name).uid))
+        return StatusOutput.of(self._instances.get_status(_require(_functions(request, name), name).uid))
 
     async def list_statuses(self, request: Request) -> StatusList:
         """The status of every function."""
-        specs = context_of(request.scope).functions.by_name()
+        context = context_of(request.scope)
+        specs = context.grant.allowed(context.functions.by_name())
         return StatusList(
             functions={spec.name: StatusOutput.of(self._instances.get_status(spec.uid)) for spec in specs}
         )
@@ -139,25 +143,22 @@ class V1Api:
         request: Request,
         *,
         follow: Annotated[bool, Query(description="Go on with the lines to come, until the client leaves")] = False,
-        lines: Annotated[int, Query(ge=0, le=log_reader.LINES_MAX)] = 100,
+        lines: Annotated[int, Query(ge=0, le=LOG_LINES_MAX)] = 100,
         format: Annotated[  # noqa: A002 - the query parameter's name
             Literal["text", "json"], Query(description="json: the stored lines, one object each")
         ] = "text",
     ) -> StreamingResponse:
         """The last lines of a function's log, all instances together by time."""
-        functions = context_of(request.scope).functions
-        _require(functions, name)
-        if follow and self._followers >= FOLLOWERS_MAX:
-            raise V1Error("too_many", f"{FOLLOWERS_MAX} readers follow logs already")
-        folder = self._settings.logs_dir / name
-        last, position = await asyncio.to_thread(log_reader.tail, folder, lines)
+        functions = _functions(request, name)
+        spec = _require(functions, name)
         as_json = format == "json"
-        stream = (
-            self._follow(functions, name, last, position, as_json=as_json)
-            if follow
-            else _once(_rendered(last, as_json))
-        )
-        return StreamingResponse(stream, media_type="application/x-ndjson" if as_json else "text/plain; charset=utf-8")
+        media_type = "application/x-ndjson" if as_json else "text/plain; charset=utf-8"
+        if not follow:
+            last = await self._settings.logs.tail(spec, lines)
+            return StreamingResponse(_once(_rendered(last, as_json)), media_type=media_type)
+        if self._followers >= FOLLOWERS_MAX:
+            raise V1Error("too_many", f"{FOLLOWERS_MAX} readers follow logs already")
+        return StreamingResponse(self._follow(functions, spec, lines, as_json=as_json), media_type=media_type)
 
     async def get_code(
         self, uid: str, sha256: str, expires_s: int, signature: str, request: Request
@@ -181,18 +182,26 @@ class V1Api:
         return StreamingResponse(functions.code.chunks(keys, sha256), media_type="application/zip", headers=headers)
 
     async def _follow(
-        self, functions: Functions, name: str, last: list[bytes], position: log_reader.LogPosition, *, as_json: bool
+        self, functions: Functions, spec: FunctionSpec, lines: int, *, as_json: bool
     ) -> AsyncIterator[bytes]:
         self._followers += 1
         try:
-            yield _rendered(last, as_json)
-            async for lines in log_reader.follow(self._settings.logs_dir / name, position):
-                if lines:
-                    yield _rendered(lines, as_json)
-                if functions.find(name) is None:
+            async for found in self._settings.logs.follow(spec, lines):
+                if found:
+                    yield _rendered(found, as_json)
+                known = functions.find(spec.name)
+                if known is None or known.uid != spec.uid:
                     return
         finally:
             self._followers -= 1
+
+
+def _functions(request: Request, name: str) -> Functions:
+    """The functions that a request means, if it may manage the one it names. Raises V1Error."""
+    context = context_of(request.scope)
+    if not context.grant.allows(name):
+        raise V1Error("forbidden", context.grant.denied_text(name[:200]))
+    return context.functions
 
 
 def _require(functions: Functions, name: str) -> FunctionSpec:
@@ -250,7 +259,7 @@ def _not_found(name: str) -> V1Error:
 def _rendered(lines: list[bytes], as_json: bool) -> bytes:  # noqa: FBT001 - one of two forms
     if as_json:
         return b"".join(line + b"\n" for line in lines)
-    return "".join(f"{log_reader.as_text(line)}\n" for line in lines).encode()
+    return "".join(f"{as_text(line)}\n" for line in lines).encode()
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

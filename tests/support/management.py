@@ -17,8 +17,10 @@ from redis.asyncio import Redis
 
 from forebay_common.keys import PlatformKeys
 from forebay_controller.app import create_app
+from forebay_controller.authenticator import Authenticator
 from forebay_controller.code_store import CodeStore
 from forebay_controller.interfaces import FunctionStatus
+from forebay_controller.log_reader import LogFiles
 from forebay_controller.management import ManagementSettings, Place
 from forebay_controller.registry import Registry
 
@@ -96,6 +98,7 @@ async def management(
     code_total_max_bytes: int = 2**31,
     code_grace_ms: int = 600_000,
     warning: Callable[[str], str] = lambda _: "",
+    authenticator: Authenticator | None = None,
 ) -> AsyncIterator[Management]:
     """Load the registry and serve the API until the end of the `with`."""
     platform = PlatformKeys(prefix)
@@ -103,8 +106,8 @@ async def management(
     registry = Registry(redis, platform, code, Place())
     await registry.load()
     scaling = ScalingStandIn(registry)
-    settings = ManagementSettings(logs_dir=folder / "logs", runtime_warning=warning)
-    app = create_app(registry, scaling, settings)
+    settings = ManagementSettings(logs=LogFiles(folder / "logs"), runtime_warning=warning)
+    app = create_app(registry, scaling, settings, authenticator)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()  # a client that is faster than the server's start waits
@@ -112,20 +115,20 @@ async def management(
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
-            yield Management(url, redis, platform, registry, code, scaling, lambda_client(url), settings.logs_dir)
+            yield Management(url, redis, platform, registry, code, scaling, lambda_client(url), folder / "logs")
         finally:
             server.should_exit = True
             await serving
             await registry.close()
 
 
-def lambda_client(url: str) -> Any:
+def lambda_client(url: str, access_key_id: str = "any", secret_access_key: str = "any") -> Any:
     """A boto3 client that never retries."""
     return boto3.client(
         "lambda",
         endpoint_url=url,
         region_name="us-east-1",
-        aws_access_key_id="any",
-        aws_secret_access_key="any",
+        aws_access_key_id=access_key_id,
+        aws_secret_access_key=secret_access_key,
         config=Config(retries={"max_attempts": 0}, read_timeout=30),
     )

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from forebay_common import limits
-from forebay_controller.log_reader import as_text, read_new, tail
+from forebay_controller.log_reader import read_new, tail
+from forebay_controller.logs_text import as_text
 
 
 def line(time: str, message: str) -> bytes:
