@@ -197,22 +197,20 @@ class Actions:
             _log.warning("recovered %d leases of a dead instance", moved, extra=_extra(state, consumer))
             self._look_again(state.spec.uid)
 
-    def refuse_queued(self, state: FunctionState) -> None:
+    def refuse_queued(self, state: FunctionState, reason: str) -> None:
         """Tell the callers of a function that cannot start why, at once; its events stay queued."""
         uid = state.spec.uid
         if uid not in self._refusing:
             self._refusing.add(uid)
-            self._background.spawn(self._refuse_queued(state), f"refuse {state.spec.key}")
+            self._background.spawn(self._refuse_queued(state, reason), f"refuse {state.spec.key}")
 
     def is_refusing(self, state: FunctionState) -> bool:
         """Whether the controller itself holds calls of the function, to answer them."""
         return state.spec.uid in self._refusing
 
-    async def _refuse_queued(self, state: FunctionState) -> None:
+    async def _refuse_queued(self, state: FunctionState, reason: str) -> None:
         try:
-            await fail_queued_sync(
-                self._redis, self._platform, state.queue, ERROR_CANNOT_START, state.backoff.reason.encode()
-            )
+            await fail_queued_sync(self._redis, self._platform, state.queue, ERROR_CANNOT_START, reason.encode())
         finally:
             self._refusing.discard(state.spec.uid)
 

@@ -10,10 +10,12 @@ from forebay_common.spec import FunctionSpec
 from forebay_controller.autoscale import Bounds, Decision, Load, Reason
 from forebay_controller.backoff import Backoff
 from forebay_controller.demand import Demand
-from forebay_controller.instances import Instance, State, fleet
+from forebay_controller.instances import Instance, State, fleet, held_up
 from forebay_controller.interfaces import FunctionStatus
 
 EMPTY_QUEUE = QueueState(StreamState(0), StreamState(0))
+HELD_UP_RETRY_S = 5.0
+"""While no instance comes up, gateways let a call through this often: it keeps the need for the instance alive."""
 REPORTS_EVERY_S = 1.0
 """Heartbeats of instances whose state is settled are read this often: they change every few seconds."""
 
@@ -47,6 +49,8 @@ class FunctionState:
     publishing: bool = False
     applied_revision: int = 0
     retiring: bool = False
+    held_up_retry_s: float = float("-inf")
+    """When gateways are to let the next call through while no instance comes up."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it retires and its last instance has ended."""
 
@@ -92,7 +96,7 @@ class FunctionState:
     def bounds(self, now_s: float, platform_free: int) -> Bounds:
         """The limits that hold for the decision."""
         return Bounds(
-            min_instances=self.spec.scale.min_instances,
+            min_instances=max(self.spec.scale.min_instances, self.replacements(now_s)),
             max_instances=self.spec.scale.max_instances,
             concurrency=self.spec.scale.concurrency,
             platform_free=platform_free,
@@ -114,7 +118,25 @@ class FunctionState:
     @property
     def hopeless(self) -> bool:
         """Starts fail and none is under way: nobody will serve the queued calls before the next attempt."""
-        return self.backoff.failing and not self.serving
+        return self.backoff.failing and not any(i.serves for i in self.instances.values())
+
+    @property
+    def held_up(self) -> str:
+        """Why none of its instances comes up for now; "" when one serves, or is on its way."""
+        return held_up(self.instances.values(), self.spec.revision)
+
+    def replacements(self, now_s: float) -> int:
+        """How many instances of the current revision take the places of older ones that still serve; 0 without any."""
+        older = sum(i.serves and i.revision != self.spec.revision for i in self.instances.values())
+        scale = self.spec.scale
+        recent = self.demand.recent_instances(now_s, scale.idle_s)
+        return min(older + self.serving, max(1, scale.min_instances, recent), scale.max_instances) if older else 0
+
+    def refusal(self, now_s: float) -> str:
+        """Why the queued calls are to be refused now; "" when they may wait."""
+        if self.hopeless and self.backoff.blocks(now_s):
+            return self.backoff.reason
+        return self.held_up
 
     def cannot_start(self) -> str:
         """Why calls cannot be served; "" when they can.
@@ -124,16 +146,20 @@ class FunctionState:
         """
         ready = any(i.state in (State.IDLE, State.BUSY) for i in self.instances.values())
         told = self.hopeless or bool(self.status.cannot_start)
-        return self.backoff.reason if self.backoff.failing and told and not ready else ""
+        failed = self.backoff.reason if self.backoff.failing and told and not ready else ""
+        return self.held_up or failed
 
-    def observed_status(self, decision: Decision, unix_offset_s: float) -> FunctionStatus:
+    def observed_status(self, decision: Decision, now_s: float, unix_offset_s: float) -> FunctionStatus:
         """What is told about the function; `unix_offset_s` leads from the controller's clock to Unix time."""
         counts = fleet(self.instances.values(), self.spec.revision)
         reason = self.cannot_start()
+        if self.held_up and now_s >= self.held_up_retry_s:
+            self.held_up_retry_s = now_s + HELD_UP_RETRY_S
+        retry_s = self.held_up_retry_s if self.held_up else self.backoff.retry_at_s
         return FunctionStatus(
             capacity=counts.serving * self.spec.scale.concurrency,
             cannot_start=reason,
-            retry_at_ms=math.ceil((self.backoff.retry_at_s + unix_offset_s) * 1000) if reason else 0,
+            retry_at_ms=math.ceil((retry_s + unix_offset_s) * 1000) if reason else 0,
             queued=self.seen.sync.queued + self.seen.async_.queued,
             in_flight=self.seen.sync.in_flight + self.seen.async_.in_flight,
             starting=counts.starting,
@@ -141,6 +167,7 @@ class FunctionState:
             busy=counts.busy,
             draining=counts.leaving,
             reason=reason or self._held_back(decision),
+            held_back=not reason and decision.reason in {Reason.MAXIMUM, Reason.PLATFORM_FULL},
         )
 
     def _held_back(self, decision: Decision) -> str:
@@ -148,6 +175,9 @@ class FunctionState:
             return f"calls wait: it runs as many instances as it may ({self.spec.scale.max_instances})"
         if decision.reason is Reason.PLATFORM_FULL:
             return "calls wait: the platform runs as many instances as it may"
+        waiting = [i.held_up for i in self.instances.values() if i.held_up and i.serves]
+        if waiting:
+            return f"{len(waiting)} of its instances do not come up: {waiting[0]}"
         return f"an instance did not start: {self.backoff.reason}" if self.backoff.failing else ""
 
 

@@ -12,6 +12,9 @@ START_MAX_S = 120.0
 init far below this; the bound is for one that hangs before it can."""
 DRAIN_MARGIN_S = 10.0
 """A draining instance may run its calls to their timeout, and then has this long to leave."""
+HELD_UP_MAX_S = 600.0
+"""An instance that waits for a node, or for its image, may do so for this long: it is what makes an autoscaler bring
+a node. Then it makes way for a fresh attempt."""
 SILENT_MAX_S = 60.0
 """A paused instance is killed after this: by then its leases are over, and it holds a place for nothing."""
 
@@ -34,6 +37,7 @@ class Instance:
 
     `ready_s`, `seen_s` (last heartbeat) and `drain_s` (when it was told to drain) are None until they happen.
     `refuses`: its own heartbeat says that it takes no further call, which a command to drain alone does not.
+    `held_up`: why it does not come up for now; "" once it is ready.
     """
 
     instance_id: str
@@ -48,6 +52,7 @@ class Instance:
     seen_s: float | None = None
     drain_s: float | None = None
     refuses: bool = False
+    held_up: str = ""
     adopted: bool = False
 
     @property
@@ -79,6 +84,7 @@ def observed(instance: Instance, heartbeat: InstanceReport | None, pending: int,
         ready_s=ready_s,
         seen_s=now_s,
         refuses=heartbeat.state in ("draining", "failed"),
+        held_up=instance.held_up if ready_s is None else "",
     )
 
 
@@ -126,6 +132,29 @@ def outdated(instances: Iterable[Instance], revision: int) -> list[str]:
     return [i.instance_id for i in instances if i.serves and i.revision != revision]
 
 
+def to_replace(instances: Iterable[Instance], revision: int, wanted: int, instances_max: int) -> list[str]:
+    """Which instances of another revision leave now, while new ones take their place: idle ones first.
+
+    Of `wanted` instances each that is not ready yet in the new revision may be an older one, as long as there is room
+    for a newcomer beside them within `instances_max`.
+    """
+    known = list(instances)
+    new = [i for i in known if i.serves and i.revision == revision]
+    older = [i for i in known if i.serves and i.revision != revision]
+    ready = sum(i.state is not State.STARTING for i in new)
+    room = instances_max - len(new) - sum(not i.serves for i in known) - int(len(new) < wanted)
+    keep = max(0, min(wanted - ready, room))
+    order = {State.STARTING: 0, State.IDLE: 1, State.BUSY: 2}
+    older.sort(key=lambda i: (order[i.state], i.idle_since_s))
+    return [i.instance_id for i in older[: max(0, len(older) - keep)]]
+
+
+def held_up(instances: Iterable[Instance], revision: int) -> str:
+    """Why nobody serves although instances were started: none comes up for now. "" while one serves, or may still."""
+    serving = [i for i in instances if i.serves]
+    return serving[0].held_up if serving and all(i.held_up and i.revision == revision for i in serving) else ""
+
+
 def older_take_calls(instances: Iterable[Instance], revision: int) -> bool:
     """Whether an instance of an older revision may still take a call: an update is not finished before."""
     return any(i.revision < revision and not i.refuses for i in instances)
@@ -135,6 +164,8 @@ def overdue(instance: Instance, timeout_s: float, now_s: float) -> str:
     """Why an instance has to be killed, in words for people; "" when it may go on."""
     if instance.drain_s is not None and now_s - instance.drain_s > timeout_s + DRAIN_MARGIN_S:
         return "it did not leave after it was told to"
+    if instance.held_up:
+        return instance.held_up if now_s - instance.started_s > HELD_UP_MAX_S else ""
     if instance.state is State.STARTING and now_s - instance.started_s > START_MAX_S + timeout_s:
         return f"it was not ready within {START_MAX_S + timeout_s:.0f} s"
     if instance.state is State.SILENT and instance.seen_s is not None and now_s - instance.seen_s > SILENT_MAX_S:

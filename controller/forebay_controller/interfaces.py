@@ -12,7 +12,8 @@ class FunctionStatus:
     """What the reconciler found out about one function, for its routing entry and for people.
 
     `capacity` counts handler processes of starting and ready instances; `cannot_start` is the reason why no
-    instance comes up, "" when nothing is wrong; `retry_at_ms` the Unix time of the next attempt.
+    instance comes up, "" when nothing is wrong; `retry_at_ms` the Unix time of the next attempt. `reason` is what keeps
+    calls waiting or instances from starting; `held_back` when that is only a bound on their number.
     """
 
     capacity: int = 0
@@ -25,6 +26,7 @@ class FunctionStatus:
     busy: int = 0
     draining: int = 0
     reason: str = ""
+    held_back: bool = False
 
 
 class FunctionSource(Protocol):
@@ -40,6 +42,10 @@ class FunctionSource(Protocol):
 
     async def publish_status(self, uid: str, status: FunctionStatus) -> None:
         """Make a function's status known: its routing entry when capacity or the reason changed, and readers."""
+        ...
+
+    def note_status(self, uid: str, status: FunctionStatus) -> None:
+        """Take note of a function as a look has just found it; no I/O."""
         ...
 
     async def update_applied(self, uid: str, revision: int) -> None:
@@ -76,6 +82,14 @@ class InstanceBackend(Protocol):
     @property
     def starts_at_once_max(self) -> int:
         """How many instances may be coming up at a time; more would only make each of them ready later."""
+        ...
+
+    @property
+    def replaces_first(self) -> bool:
+        """Whether instances of an older revision go on taking calls until new ones are ready.
+
+        Where a start takes long that spares callers the wait; where it is quick, old ones are told to leave at once.
+        """
         ...
 
     async def start(self, spec: FunctionSpec, instance_id: str) -> None:

@@ -87,6 +87,7 @@ class LocalBackend:
 
     starts_at_once_max = 2 * (os.cpu_count() or 1)
     """More at once would only make the first of a burst ready later: they share the cores."""
+    replaces_first = False
 
     def __init__(self, settings: LocalSettings) -> None:
         self._settings = settings

@@ -38,6 +38,7 @@ from forebay_controller.instances import (
     outdated,
     overdue,
     to_drain,
+    to_replace,
 )
 from forebay_controller.interfaces import FunctionSource, InstanceBackend, RunningInstance
 from forebay_controller.metrics import Metrics
@@ -162,6 +163,10 @@ class Reconciler:
             known = running[instance_id]
             started_s = known.started_at_ms / 1000 - self._unix_offset_s
             state.instances[instance_id] = Instance(instance_id, known.revision, started_s, adopted=True)
+        for instance_id, known in running.items():
+            instance = state.instances[instance_id]
+            if instance.held_up != known.held_up and instance.ready_s is None:
+                state.instances[instance_id] = replace(instance, held_up=known.held_up)
         if adopted:
             # What they were needed for is not known: they stay for an idle window, as if it had been just now.
             state.demand.note_needed(self._clock(), len(adopted))
@@ -189,7 +194,7 @@ class Reconciler:
         if state.retiring:
             self.drain_all(state)
         else:
-            self._replace_outdated(state)
+            self._replace_outdated(state, now_s)
             self._scale(state, now_s)
         self._delivery.note(state.spec.uid, state.queue, state.seen.delayed_due_in_ms)
         self._metrics.observe(state.spec.key, state.seen, list(state.instances.values()))
@@ -242,9 +247,13 @@ class Reconciler:
             if instance.drain_s is None:
                 self._actions.drain(state, instance.instance_id)
 
-    def _replace_outdated(self, state: FunctionState) -> None:
+    def _replace_outdated(self, state: FunctionState, now_s: float) -> None:
         revision = state.spec.revision
-        for instance_id in outdated(state.instances.values(), revision):
+        leaving = outdated(state.instances.values(), revision)
+        if leaving and self._backend.replaces_first:
+            wanted, most = state.replacements(now_s), state.spec.scale.max_instances
+            leaving = to_replace(state.instances.values(), revision, wanted, most)
+        for instance_id in leaving:
             self._actions.drain(state, instance_id)
         if not older_take_calls(state.instances.values(), revision):
             self._actions.apply_update(state)
@@ -258,10 +267,12 @@ class Reconciler:
         self._start(state, decision, now_s)
         for instance_id in to_drain(state.instances.values(), state.spec.revision, decision.drain):
             self._drain(state, instance_id, decision.reason)
-        if state.hopeless and state.seen.sync.queued and state.backoff.blocks(now_s):
-            self._actions.refuse_queued(state)
-        state.status = state.observed_status(decision, self._unix_offset_s)
+        refusal = state.refusal(now_s)
+        if refusal and state.seen.sync.queued:
+            self._actions.refuse_queued(state, refusal)
+        state.status = state.observed_status(decision, now_s, self._unix_offset_s)
         self._actions.publish(state)
+        self._source.note_status(state.spec.uid, state.status)
 
     def _start(self, state: FunctionState, decision: Decision, now_s: float) -> None:
         if decision.reason is Reason.PLATFORM_FULL and not state.serving:

@@ -41,6 +41,9 @@ class ScriptedSource:
     async def publish_status(self, uid: str, status: FunctionStatus) -> None:
         self.statuses.append((uid, status))
 
+    def note_status(self, uid: str, status: FunctionStatus) -> None:
+        pass
+
     async def update_applied(self, uid: str, revision: int) -> None:
         self.applied.append((uid, revision))
 
@@ -62,6 +65,7 @@ class ScriptedBackend:
 
     def __init__(self) -> None:
         self.starts_at_once_max = 4
+        self.replaces_first = False
         self.running: dict[str, RunningInstance] = {}
         self.started: list[str] = []
         self.started_at_s: list[float] = []
@@ -89,6 +93,10 @@ class ScriptedBackend:
         if instance_id in self.running:
             self.killed.append(instance_id)
             self.end(instance_id, "")
+
+    def hold_up(self, instance_id: str, reason: str) -> None:
+        """It does not come up for now; "" when it does after all."""
+        self.running[instance_id] = replace(self.running[instance_id], held_up=reason)
 
     def end(self, instance_id: str, reason: str) -> None:
         del self.running[instance_id]

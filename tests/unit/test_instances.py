@@ -6,7 +6,18 @@ import pytest
 
 from forebay_common.queue import InstanceReport
 from forebay_controller.autoscale import Fleet
-from forebay_controller.instances import Instance, State, fleet, observed, older_take_calls, outdated, overdue, to_drain
+from forebay_controller.instances import (
+    Instance,
+    State,
+    fleet,
+    held_up,
+    observed,
+    older_take_calls,
+    outdated,
+    overdue,
+    to_drain,
+    to_replace,
+)
 
 STARTED = Instance("i1", revision=1, started_s=100.0)
 READY = replace(STARTED, state=State.IDLE, ready_s=100.3, seen_s=100.3, idle_since_s=100.3)
@@ -110,3 +121,59 @@ def test_an_older_instance_takes_calls_until_it_says_itself_that_it_does_not() -
 )
 def test_overdue(instance: Instance, now_s: float, kill: bool) -> None:  # noqa: FBT001 - a table's column
     assert bool(overdue(instance, timeout_s=3.0, now_s=now_s)) is kill
+
+
+HELD_UP = replace(STARTED, held_up="no node has room for it")
+
+
+def test_one_that_waits_for_a_node_may_do_so_for_longer_than_a_start_takes_and_not_for_ever() -> None:
+    assert overdue(HELD_UP, 3.0, 100.0 + 500.0) == ""
+    assert overdue(HELD_UP, 3.0, 100.0 + 601.0) == "no node has room for it"
+
+
+@pytest.mark.parametrize(
+    ("instances", "reason"),
+    [
+        pytest.param([], "", id="none"),
+        pytest.param([HELD_UP, replace(HELD_UP, instance_id="i2")], "no node has room for it", id="all"),
+        pytest.param([HELD_UP, STARTED], "", id="another may still come up"),
+        pytest.param([HELD_UP, READY], "", id="another serves"),
+        pytest.param([HELD_UP, replace(READY, revision=0)], "", id="one of an older revision serves"),
+        pytest.param([HELD_UP, replace(READY, state=State.DRAINING)], "no node has room for it", id="the other leaves"),
+    ],
+)
+def test_a_function_is_held_up_when_nobody_serves_or_may_soon(instances: list[Instance], reason: str) -> None:
+    assert held_up(instances, revision=1) == reason
+
+
+def test_what_held_an_instance_up_is_over_once_it_is_ready() -> None:
+    assert observed(HELD_UP, InstanceReport("starting"), 0, 101.0).held_up
+    assert not observed(HELD_UP, InstanceReport("ready"), 0, 101.0).held_up
+
+
+def _named(name: str, state: State, revision: int, idle_since_s: float = 0.0) -> Instance:
+    return replace(READY, instance_id=name, state=state, revision=revision, idle_since_s=idle_since_s)
+
+
+OLD = [_named("busy", State.BUSY, 1), _named("idle", State.IDLE, 1, 5.0), _named("idle longer", State.IDLE, 1, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("new", "wanted", "instances_max", "leaving"),
+    [
+        pytest.param([], 3, 20, [], id="nothing replaces them yet"),
+        pytest.param([], 1, 20, ["idle longer", "idle"], id="more than are needed"),
+        pytest.param([State.STARTING] * 3, 3, 20, [], id="none is ready"),
+        pytest.param([State.IDLE, State.STARTING], 3, 20, ["idle longer"], id="one is ready"),
+        pytest.param([State.IDLE, State.BUSY, State.IDLE], 3, 20, ["idle longer", "idle", "busy"], id="all are ready"),
+        pytest.param([], 3, 3, ["idle longer"], id="no room for a newcomer"),
+        pytest.param([State.STARTING], 3, 4, ["idle longer"], id="no room for a second newcomer"),
+        pytest.param([State.DRAINING], 3, 4, ["idle longer"], id="one that leaves takes up the room"),
+        pytest.param([], 1, 1, ["idle longer", "idle", "busy"], id="one at most"),
+    ],
+)
+def test_old_instances_leave_as_new_ones_are_ready(
+    new: list[State], wanted: int, instances_max: int, leaving: list[str]
+) -> None:
+    instances = OLD + [_named(f"new{at}", state, 2) for at, state in enumerate(new)]
+    assert to_replace(instances, 2, wanted, instances_max) == leaving
