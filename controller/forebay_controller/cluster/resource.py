@@ -304,10 +304,8 @@ def _revision_id(spec: FunctionSpec, spec_hash: str) -> str:
 
 def _spec_hash(item: Mapping[str, Any]) -> str:
     """Names a spec and the moment of its last change through the API. Tags are left out: no update is due to them."""
-    wanted = dict(item["spec"])
-    if "lambda" in wanted:
-        carried = {name: value for name, value in wanted["lambda"].items() if name != "Tags"}
-        wanted["lambda"] = carried
+    carried = {name: value for name, value in item["spec"].get("lambda", {}).items() if name != "Tags"}
+    wanted = {**item["spec"], "lambda": carried}
     changed = item["metadata"].get("annotations", {}).get(LAST_MODIFIED, "")
     return _digest([wanted, changed])
 
