@@ -18,6 +18,7 @@ RECEIVE_BYTES = 65_536
 RECEIVE_MAX_BYTES = 1_048_576
 CONNECT_WAIT_S = 30.0
 CONNECT_RETRY_S = 0.002
+CONNECT_RETRY_MAX_S = 0.05
 _LENGTH_BYTES = 4
 
 
@@ -46,9 +47,10 @@ class Connection:
         return cls(connected)
 
     @classmethod
-    def wait_for(cls, path: str) -> "Connection":
+    def wait_for(cls, path: str, wait_s: float = CONNECT_WAIT_S) -> "Connection":
         """Connect as soon as the runtime listens; both start at the same time. Raises OSError after the wait."""
-        deadline = time.monotonic() + CONNECT_WAIT_S
+        deadline = time.monotonic() + wait_s
+        pause_s = CONNECT_RETRY_S
         while True:
             try:
                 return cls.to(path)
@@ -56,7 +58,8 @@ class Connection:
                 # Nothing tells when another program starts to listen on a path.
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(CONNECT_RETRY_S)
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 1.02, CONNECT_RETRY_MAX_S)
 
     @property
     def has_data(self) -> bool:

@@ -91,25 +91,27 @@ class HandlerProcess:
     def prepare(self, essential: "FrozenSet[str]") -> None:
         """Make the process what a function expects of Lambda: environment, folder, path, streams, logging, memory."""
         setup = self._setup
+        environment = program.environment_of(setup)
         self._environment.clear()
-        self._environment.update(setup["env"])
-        self._function = {name: setup["env"].get(name) for name in context.FUNCTION_VARIABLES}
+        self._environment.update(environment)
+        self._function = {name: environment.get(name) for name in context.FUNCTION_VARIABLES}
         time.tzset()
         os.chdir(setup["task_root"])
         standard = list(sys.path)
         sys.path[:] = user_code.search_path(
-            setup["task_root"], setup["env"].get("PYTHONPATH", ""), setup["boto_path"], standard
+            setup["task_root"], environment.get("PYTHONPATH", ""), setup["boto_path"], standard
         )
         self._streams = [function_logging.open_streams(), sys.stderr]
         function_logging.set_up_logging(
-            self._streams[0], self._call, setup["env"].get("AWS_LAMBDA_LOG_LEVEL", "").upper()
+            self._streams[0], self._call, environment.get("AWS_LAMBDA_LOG_LEVEL", "").upper()
         )
         user_code.look_like_a_script()
         user_code.forget(__name__.partition(".")[0])
         user_code.give_way(sys.path[: sys.path.index(standard[0])], essential)
         stack_size(THREAD_STACK_BYTES)
-        limit = _data_bytes() + setup["memory_mb"] * MIB
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        if setup["memory_mb"]:
+            limit = _data_bytes() + setup["memory_mb"] * MIB
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
     def load(self, started: float) -> bool:
         """Import the handler and say how it went; False when it failed."""

@@ -9,7 +9,7 @@ from forebay_handlers.wire import INIT_ERROR, U32, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, NoReturn
+    from typing import Any, Dict, List, NoReturn
 
     from forebay_handlers.connection import Connection
     from forebay_handlers.supervisor import Child
@@ -23,11 +23,17 @@ def candidates(task_root: str) -> "List[str]":
     return [f"{folder}/bootstrap" for folder in (task_root, *FOLDERS)]
 
 
+def environment_of(setup: "Dict[str, Any]") -> "Dict[str, str]":
+    """A handler process's whole environment: as the runtime says, and what it takes over from its own container."""
+    inherited = {name: os.environ[name] for name in setup.get("inherited_env", ()) if name in os.environ}
+    return {**setup["env"], **inherited}
+
+
 def execute(connection: "Connection", child: "Child") -> "NoReturn":
     """Become the first bootstrap there is, with the connection left open so that the runtime sees its end."""
     setup = child.setup
     writer = errors.ErrorWriter(setup["task_root"])
-    environment = {**setup["env"], "AWS_LAMBDA_RUNTIME_API": child.api}
+    environment = {**environment_of(setup), "AWS_LAMBDA_RUNTIME_API": child.api}
     os.chdir(setup["task_root"])
     os.set_inheritable(connection.fileno(), True)
     # Python ignores these two; a program that is no Python expects to die of them.

@@ -11,7 +11,7 @@ import signal
 import sys
 
 from forebay_handlers import processes
-from forebay_handlers.connection import Connection
+from forebay_handlers.connection import CONNECT_WAIT_S, Connection
 from forebay_handlers.wire import (
     EXITED,
     EXITED_BODY,
@@ -48,11 +48,15 @@ class Child:
 
 
 class Supervisor:
-    """Serves one runtime connection."""
+    """Serves one runtime connection.
 
-    def __init__(self, socket_path: str) -> None:
+    `stays`: a request to end (SIGTERM) is left to the runtime, which finishes what it holds, ends, and so ends us.
+    """
+
+    def __init__(self, socket_path: str, wait_s: float = CONNECT_WAIT_S, *, stays: bool = False) -> None:
         self._socket_path = socket_path
-        self._connection = Connection.wait_for(socket_path)
+        self._stays = stays
+        self._connection = Connection.wait_for(socket_path, wait_s)
         self._setup: "Dict[str, Any]" = {}
         self._slots: "Dict[int, int]" = {}  # slot by pid
         self._wake_read, self._wake_write = os.pipe()
@@ -141,7 +145,7 @@ class Supervisor:
     def _took_signals(self) -> bool:
         """Bury the dead; False when we are to end."""
         numbers = os.read(self._wake_read, 4096)
-        if signal.SIGTERM in numbers:
+        if signal.SIGTERM in numbers and not self._stays:
             return False
         self._reap()
         return True
@@ -165,13 +169,13 @@ class Supervisor:
             self._connection.send(pack(EXITED, EXITED_BODY.pack(slot, status)))
 
 
-def serve(socket_path: str) -> "Optional[Child]":
+def serve(socket_path: str, wait_s: float = CONNECT_WAIT_S, *, stays: bool = False) -> "Optional[Child]":
     """Serve the runtime at `socket_path`; None when it is gone and nothing of ours runs any more, or the child.
 
-    Raises SystemExit, with the reason, when the runtime does not come up.
+    `wait_s` and `stays` as for `Supervisor`. Raises SystemExit, with the reason, when the runtime does not come up.
     """
     try:
-        supervisor = Supervisor(socket_path)
+        supervisor = Supervisor(socket_path, wait_s, stays=stays)
     except OSError as error:
         raise SystemExit(f"the runtime did not open its socket {socket_path}: {error}") from None
     try:

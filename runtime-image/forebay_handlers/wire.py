@@ -7,7 +7,8 @@ only and Python 3.8 syntax: this file runs on the function's interpreter.
 Supervisor connection:
   HELLO_SUPERVISOR  ->  body: JSON {"pid": int, "python": "3.13.1"} (values are claims, used in logs only)
   SETUP             <-  body: JSON {"mode": "python"|"bootstrap", "task_root", "handler", "env": {...},
-                                    "memory_mb", "boto_path": str}
+                                    "inherited_env": [names of the container's own variables that go over env],
+                                    "memory_mb" (0: its container bounds it), "boto_path": str}
   SPAWN             <-  body: SPAWN_BODY (slot, 16-byte token), then, for "bootstrap", the Runtime API's host:port
   KILL              <-  body: SLOT_BODY (slot): SIGKILL the handler process and everything it started
   EXITED            ->  body: EXITED_BODY (slot, wait status); always sent once per SPAWN, after the process ended

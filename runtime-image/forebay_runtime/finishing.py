@@ -13,6 +13,7 @@ from forebay_common.frames import ERROR_NONE, KIND_ERROR, KIND_WHOLE, ReplyFrame
 from forebay_common.keys import GROUP
 from forebay_common.limits import CLAIM_CHECK_BYTES, CLAIM_TTL_S
 from forebay_runtime.leases import ASYNC, CONTROL, SYNC
+from forebay_runtime.redis_faults import passes
 from forebay_runtime.redis_wire import command
 
 TYPE_CHECKING = False
@@ -33,8 +34,6 @@ AGE_EXCEEDED = "EventAgeExceeded"
 RETRIES_EXHAUSTED = "RetriesExhausted"
 PAYLOAD_GONE = "PayloadGone"
 
-_PASSING = ("NOSCRIPT", "LOADING", "BUSY ", "OOM ", "MISCONF", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN")
-"""Errors that go away by themselves: Redis was restarted, is full or is failing over."""
 # A frame's head, its fields and a log tail fit beside an inline payload of this size.
 INLINE_MAX_BYTES = CLAIM_CHECK_BYTES - 8 * 1024
 
@@ -74,7 +73,7 @@ class Finisher:
         consumer: str,
         leases: Leases,
         console: Console,
-        on_passing_fault: Callable[[], None],
+        on_passing_fault: Callable[[ReplyError], None],
     ) -> None:
         self._base = keys.base
         self._prefix = prefix
@@ -235,9 +234,9 @@ class Finisher:
             return
         for reply in replies:
             if isinstance(reply, ReplyError):
-                if str(reply).startswith(_PASSING):
+                if passes(reply):
                     self._again.append(batch)
-                    self._on_passing_fault()
+                    self._on_passing_fault(reply)
                     return
                 self._console.error(f"Redis refused a step of finishing calls: {reply}")
         for kind, entry_ids in batch.confirms:

@@ -19,6 +19,7 @@ from forebay_runtime.handlers import Handlers
 from forebay_runtime.heartbeat import DRAINING, FAILED, READY, STARTING, Heartbeat
 from forebay_runtime.leases import ASYNC, SYNC, Call, Leases
 from forebay_runtime.log_book import LogBook
+from forebay_runtime.loop import NEVER
 from forebay_runtime.queue_reader import QueueReader
 from forebay_runtime.redis_wire import Link, command
 from forebay_runtime.slots import FAILED as SLOT_FAILED
@@ -67,7 +68,14 @@ class Instance:
         self._handlers = Handlers(loop, settings, self._book, console, self)
         self._reader = QueueReader(loop, settings, credentials, console, self._leases, self._writer, self)
         self._code = CodeFetch(
-            loop, keys, settings.code_sha256, settings.code_size, settings.code_dir, self._on_code, self.fail
+            loop,
+            keys,
+            settings.code_sha256,
+            settings.code_size,
+            settings.code_dir,
+            shared=not settings.in_pod,
+            on_ready=self._on_code,
+            on_error=self.fail,
         )
         self._beat_timer = loop.timer(self._on_beat)
         self._again_timer = loop.timer(self._send_again)
@@ -79,7 +87,13 @@ class Instance:
         self._leaving = False
         self._announce = True
         self._told_done = 0
+        self._refusal = ""
         self._worked = False
+
+    @property
+    def reason(self) -> str:
+        """What the heartbeat says about its state."""
+        return self._heartbeat.reason
 
     # --- start
 
@@ -137,8 +151,17 @@ class Instance:
         self._together_timer.set(self._pending_since + _TOGETHER_S)
         return False
 
-    def _on_passing_fault(self) -> None:
-        self._again_timer.set(self._loop.now + RETRY_PAUSE_S)
+    def _on_passing_fault(self, error: ReplyError) -> None:
+        if self._again_timer.when == NEVER:
+            self._again_timer.set(self._loop.now + RETRY_PAUSE_S)
+        self._note_refusal("results wait for", error)
+        self._writer.distrust(error)
+
+    def _note_refusal(self, what: str, error: ReplyError) -> None:
+        """Say it once, not at each attempt."""
+        if str(error) != self._refusal:
+            self._refusal = str(error)
+            self._console.warning(f"{what} Redis: {error}")
 
     def _send_again(self) -> None:
         if self._writer.up:
@@ -279,10 +302,17 @@ class Instance:
         self._extend(ASYNC)
 
     def _on_beat_replies(self, replies: list[Any] | None) -> None:
+        errors = [reply for reply in replies or () if isinstance(reply, ReplyError)]
+        if errors:
+            # It may have held a change of state that somebody waits for.
+            self._announce = True
+            self._beat_timer.set(self._loop.now + RETRY_PAUSE_S)
+            self._note_refusal("the heartbeat is refused by", errors[0])
+            self._writer.distrust(errors[0])
+        elif replies is not None:
+            self._refusal = ""
         for reply in replies or ():
-            if isinstance(reply, ReplyError):
-                self._console.error(f"Redis refused a part of the heartbeat: {reply}")
-            elif isinstance(reply, list):
+            if isinstance(reply, list):
                 self._reader.set_clock(int(reply[0]) * 1000 + int(reply[1]) / 1000, self._clock_asked)
 
     def _extend(self, kind: int) -> None:
@@ -352,6 +382,10 @@ class Instance:
         """End now, whatever there is."""
         self.exit_code = exit_code
         self._loop.stop()
+
+    def close(self) -> None:
+        """Write what is left of the log, once the loop has stopped."""
+        self._book.close()
 
 
 def _nothing() -> None:

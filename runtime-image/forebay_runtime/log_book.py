@@ -1,4 +1,4 @@
-"""A function's log: lines from handler processes and Lambda's own, as JSON lines in the instance's file."""
+"""A function's log: lines from handler processes and Lambda's own, as JSON lines."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import time
 
 from forebay_common.limits import LOG_TAIL_MAX_BYTES, MIB
+from forebay_common.pod_layout import STANDARD_OUTPUT
 from forebay_runtime.console import iso_time
 from forebay_runtime.lean import quote
+from forebay_runtime.log_sink import LogFile, StandardOutput
 from forebay_runtime.loop import NEVER
 
 TYPE_CHECKING = False
@@ -24,7 +26,7 @@ _WAIT_S = 0.02
 
 
 class LogBook:
-    """Writes the file, one write per turn. A disk that takes no more loses lines, never calls."""
+    """Writes a file, or standard output, once per turn. A place that takes no more loses lines, never calls."""
 
     def __init__(self, loop: Loop, path: str, function: str, instance: str, console: Console) -> None:
         self._loop = loop
@@ -35,8 +37,7 @@ class LogBook:
         self._lines: list[str] = []
         self._bytes = 0
         self._lost = 0
-        # Appending: whoever bounds the file truncates it, and writing goes on at its new end.
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._sink = StandardOutput(loop) if path == STANDARD_OUTPUT else LogFile(path)
 
     def line(self, message: str, invocation_id: str = "", *, may_wait: bool = False) -> None:
         """One line, in the name of a call when there is one; with `may_wait` for the next line, but not for long."""
@@ -60,18 +61,23 @@ class LogBook:
         self._lines.clear()
         self._bytes = 0
         try:
-            written = os.write(self._fd, data)
+            whole = self._sink.write(data)
         except OSError as error:
             if not self._lost:
                 self._console.error(f"the function's log cannot be written: {error}")
             self._lost += 1
             return
-        if written < len(data):
-            # The disk is full: the last line is cut, which a reader of JSON lines passes over.
+        if not whole:
             self._lost += 1
         elif self._lost:
             self._console.warning(f"the function's log is written again; {self._lost} pieces were lost")
             self._lost = 0
+
+    def close(self) -> None:
+        """Write what is left; for the end of the process."""
+        self._urgent = bool(self._lines)
+        self.flush()
+        self._sink.close()
 
     def _on_timer(self) -> None:
         self._urgent = True

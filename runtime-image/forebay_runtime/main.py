@@ -1,7 +1,7 @@
 """The runtime's entry: one instance, until it is told to end or cannot go on.
 
 Exit codes: 0 drained or its function was deleted, 1 the instance failed (its heartbeat says why), 2 it was started
-wrongly.
+wrongly. In a pod the container's termination message says why, too.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import gc
 import os
 import sys
 
+from forebay_common.pod_layout import REDIS_VARIABLE, SETTINGS_VARIABLE
+from forebay_runtime import container
 from forebay_runtime.console import Console
 from forebay_runtime.instance import Instance
 from forebay_runtime.lean import signal
 from forebay_runtime.loop import Loop
 from forebay_runtime.process import ParentWatch, make_non_dumpable
-from forebay_runtime.settings import RedisCredentials, Settings, read_json
+from forebay_runtime.settings import RedisCredentials, Settings, read_json, take_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-USAGE = "usage: python -m forebay_runtime --settings FILE --credentials FILE"
+USAGE = "usage: python -m forebay_runtime --settings FILE --credentials FILE | --pod | --wait-for-api"
 SUPERVISOR_VARIABLE = "FOREBAY_SUPERVISOR_PID"
 RECORD_VARIABLE = "FOREBAY_INSTANCE_RECORD"
 """The file by which a later controller finds this instance; it is there before anything can be leased, or never."""
@@ -30,18 +32,37 @@ _PARENT_SIGNAL = signal.SIGUSR1
 
 
 def main(arguments: list[str]) -> int:
-    """Run an instance; gives the exit code."""
-    if len(arguments) != 4 or arguments[0] != "--settings" or arguments[2] != "--credentials":  # noqa: PLR2004
+    """Run an instance, or (`--wait-for-api`) wait for one beside us; gives the exit code."""
+    if arguments == ["--wait-for-api"]:
+        return container.wait_for_api()
+    in_pod = arguments == ["--pod"]
+    if not in_pod and (len(arguments) != 4 or arguments[0] != "--settings" or arguments[2] != "--credentials"):  # noqa: PLR2004
         sys.stderr.write(f"{USAGE}\n")
         return 2
     # Before there is a credential in our memory.
     make_non_dumpable()
     try:
-        settings = Settings(read_json(arguments[1]))
-        credentials = RedisCredentials(read_json(arguments[3]))
+        if in_pod:
+            settings = Settings(take_json(os.environ, SETTINGS_VARIABLE), in_pod=True)
+            credentials = RedisCredentials(take_json(os.environ, REDIS_VARIABLE))
+        else:
+            settings = Settings(read_json(arguments[1]))
+            credentials = RedisCredentials(read_json(arguments[3]))
     except (OSError, ValueError, KeyError) as error:
-        sys.stderr.write(f"the runtime cannot read what it is started with: {error!r}\n")
+        reason = f"the runtime cannot read what it is started with: {error!r}"
+        sys.stderr.write(f"{reason}\n")
+        if in_pod:
+            container.leave_message(reason)
         return 2
+    try:
+        return _run(settings, credentials)
+    except BaseException as error:
+        if in_pod:
+            container.leave_message(f"the runtime failed: {error!r}")
+        raise
+
+
+def _run(settings: Settings, credentials: RedisCredentials) -> int:
     console = Console(settings.name, settings.instance_id)
     loop = Loop()
     instance = Instance(loop, settings, credentials, console)
@@ -53,6 +74,9 @@ def main(arguments: list[str]) -> int:
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     loop.run(instance.end_of_turn)
+    instance.close()
+    if instance.exit_code and settings.in_pod:
+        container.leave_message(instance.reason)
     return instance.exit_code or 0
 
 

@@ -113,6 +113,7 @@ class QueueReader:
         self._control_timer = loop.timer(self._on_control_due)
         self._control_due = False
         self._pause_timer = loop.timer(_nothing)
+        self._refused = ""
         self._stopped = False
         self._connected_before = False
         self.busy = False
@@ -202,8 +203,9 @@ class QueueReader:
         if replies is None:
             return
         if isinstance(replies[0], ReplyError):
-            self._on_read_error(str(replies[0]))
+            self._on_read_error(replies[0])
             return
+        self._refused = ""
         counts = [0, 0, 0]
         calls = []
         for stream, entries in replies[0] or ():
@@ -278,7 +280,8 @@ class QueueReader:
         token, self._tokens = self._tokens[:_TOKEN_BYTES], self._tokens[_TOKEN_BYTES:]
         return token
 
-    def _on_read_error(self, error: str) -> None:
+    def _on_read_error(self, reply: ReplyError) -> None:
+        error = str(reply)
         if error.startswith("NOGROUP") and self._control not in error:
             # The streams live as long as the function.
             self._console.info("the function was deleted; the instance ends with its last call")
@@ -286,9 +289,11 @@ class QueueReader:
             return
         if error.startswith("NOGROUP"):
             self._on_up()
-        elif not error.startswith("UNBLOCKED"):
-            self._console.warning(f"Redis refused a read: {error}")
+        elif not error.startswith("UNBLOCKED") and error != self._refused:
+            self._refused = error
+            self._console.warning(f"Redis refuses to be read from: {error}")
         self._pause_timer.set(self._loop.now + RETRY_PAUSE_S)
+        self.link.distrust(reply)
 
     # --- records of a later release
 

@@ -1,4 +1,4 @@
-"""TLS for a connection to Redis; imported only where it is asked for."""
+"""TLS for connections to Redis; imported only where it is asked for."""
 
 from __future__ import annotations
 
@@ -11,21 +11,33 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
 
+    from forebay_runtime.settings import RedisCredentials
 
-def handshake(raw: _socket.socket | ssl.SSLSocket, host: str) -> tuple[ssl.SSLSocket, int]:
-    """Go on with the handshake; gives the wrapped socket and the event to wait for, 0 when it is done.
 
-    The server's certificate must be signed by an authority of this machine (or of SSL_CERT_FILE) and name `host`.
-    Raises OSError (ssl.SSLError) when it is refused.
-    """
-    if not isinstance(raw, ssl.SSLSocket):
-        plain = socket.socket(fileno=raw.detach())
-        plain.setblocking(False)
-        raw = ssl.create_default_context().wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-    try:
-        raw.do_handshake()
-    except ssl.SSLWantReadError:
-        return raw, READ
-    except ssl.SSLWantWriteError:
-        return raw, WRITE
-    return raw, 0
+class Tls:
+    """What the connections to one server share: whom to believe, and as what it must show itself."""
+
+    def __init__(self, credentials: RedisCredentials) -> None:
+        """The authorities are the credentials' (`ca`, `ca_file`), else this machine's (or SSL_CERT_FILE).
+
+        Raises OSError (ssl.SSLError) when they cannot be read.
+        """
+        self._host = credentials.host or ""
+        self._context = ssl.create_default_context(cafile=credentials.ca_file, cadata=credentials.ca)
+
+    def handshake(self, raw: _socket.socket | ssl.SSLSocket) -> tuple[ssl.SSLSocket, int]:
+        """Go on with the handshake; gives the wrapped socket and the event to wait for, 0 when it is done.
+
+        Raises OSError (ssl.SSLError) when the server's certificate is refused.
+        """
+        if not isinstance(raw, ssl.SSLSocket):
+            plain = socket.socket(fileno=raw.detach())
+            plain.setblocking(False)
+            raw = self._context.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)
+        try:
+            raw.do_handshake()
+        except ssl.SSLWantReadError:
+            return raw, READ
+        except ssl.SSLWantWriteError:
+            return raw, WRITE
+        return raw, 0

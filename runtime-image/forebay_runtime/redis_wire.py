@@ -9,6 +9,7 @@ from hiredis import ProtocolError, Reader, ReplyError, pack_command
 
 from forebay_runtime.lean import deque, socket
 from forebay_runtime.loop import READ, WRITE
+from forebay_runtime.redis_faults import needs_login
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ class Link:
         self._attempts = 0
         self._backoff_s = BACKOFF_MIN_S
         self._timer = loop.timer(self._on_timer)
+        self._tls: Any = None
+        self._said = ""
         self.up = False
-        self.down_reason = "not connected yet"
 
     @property
     def idle(self) -> bool:
@@ -82,6 +84,11 @@ class Link:
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()
             self._write(memoryview(data))
+
+    def distrust(self, error: ReplyError) -> None:
+        """Connect anew when an error says that we are not logged in on this connection."""
+        if self.up and needs_login(error):
+            self._lose(str(error))
 
     def close(self) -> None:
         """Let go of the connection for good."""
@@ -122,7 +129,6 @@ class Link:
         self._connecting = False
         self._timer.clear()
         self.up = True
-        self.down_reason = ""
         to = self._credentials
         login = []
         if to.password:
@@ -131,6 +137,8 @@ class Link:
             login.append(command(("SELECT", to.db)))
         if login:
             self.send(b"".join(login), len(login), self._on_login)
+        else:
+            self._well()
         self._on_up()
         self.flush()
 
@@ -139,6 +147,13 @@ class Link:
             if isinstance(reply, ReplyError):
                 self._lose(f"login refused: {reply}")
                 return
+        if replies is not None:
+            self._well()
+
+    def _well(self) -> None:
+        if self._said:
+            self._console.info(f"the {self._name} connection to Redis is back")
+        self._said = ""
         self._backoff_s = BACKOFF_MIN_S
 
     def _on_timer(self) -> None:
@@ -166,11 +181,12 @@ class Link:
             self._lose(os.strerror(result))
             return
         if self._credentials.tls:
-            from forebay_runtime.redis_tls import handshake  # noqa: PLC0415 - ssl is 20 ms of a cold start
+            from forebay_runtime.redis_tls import Tls  # noqa: PLC0415 - ssl is 20 ms of a cold start
 
             try:
-                self._socket, wanted = handshake(self._socket, self._credentials.host or "")
-            except OSError as error:
+                self._tls = self._tls or Tls(self._credentials)
+                self._socket, wanted = self._tls.handshake(self._socket)
+            except (OSError, ValueError) as error:
                 self._lose(str(error))
                 return
             if wanted:
@@ -237,11 +253,11 @@ class Link:
 
     def _lose(self, reason: str) -> None:
         """Let go, tell those who wait for replies, and try again after a pause with jitter."""
-        if self.down_reason != reason:
+        if self._said != reason:
             self._console.warning(f"the {self._name} connection to Redis is away: {reason}")
+        self._said = reason
         self.close()
         self._connecting = False
-        self.down_reason = reason
         self._reader = Reader()
         self._replies = []
         self._out.clear()

@@ -93,6 +93,7 @@ async def test_the_setup_carries_what_a_handler_needs(rig: RuntimeRig) -> None:
         "task_root": str(rig.code_dir),
         "handler": "app.handler",
         "env": {"A": 'quote " and \n line', "B": "ü"},
+        "inherited_env": [],
         "memory_mb": 512,
         "boto_path": "/var/runtime",
     }

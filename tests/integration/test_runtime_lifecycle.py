@@ -330,7 +330,8 @@ def test_wrong_arguments_and_files_are_said_in_a_line(tmp_path: Path) -> None:
     broken = tmp_path / "broken.json"
     broken.write_text("{")
 
-    assert run() == (2, "usage: python -m forebay_runtime --settings FILE --credentials FILE\n")
+    usage = "usage: python -m forebay_runtime --settings FILE --credentials FILE | --pod | --wait-for-api\n"
+    assert run() == (2, usage)
     for path in (broken, tmp_path / "missing.json"):
         code, text = run("--settings", str(path), "--credentials", str(path))
         assert code == 2
