@@ -66,7 +66,7 @@ async def test_calls_wait_for_one_instance_though_others_find_no_room(rig: Rig) 
     await until(lambda: NO_ROOM in rig.controller.get_status(spec.uid).reason, "people are told")
 
     assert rig.controller.get_status(spec.uid).cannot_start == ""
-    assert (await rig.finish(serving, leased + await rig.lease(serving))) is None
+    await rig.finish(serving, leased + await rig.lease(serving))
 
 
 async def test_where_starts_are_slow_an_old_instance_serves_until_a_new_one_is_ready(rig: Rig) -> None:

@@ -10,11 +10,9 @@ from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import Any
 
+from forebay_controller.cluster.egress_text import CLUSTER, INTERNET, NONE, Block, parse
 from forebay_controller.cluster.ownership import ROLE, ROLE_FUNCTION
 
-INTERNET = "internet"
-CLUSTER = "cluster"
-NONE = "none"
 CLASSES = frozenset({INTERNET, CLUSTER, NONE})
 _LIST_PREFIX = "list-"
 _LIST_HEX_CHARS = 10
@@ -66,17 +64,17 @@ def egress_class(egress: str) -> str:
 
 
 def egress_rules(egress: str, around: Surroundings, release_namespace: str) -> list[Rule]:
-    """The rules beyond what every function gets. Raises ValueError for an entry that is no CIDR or CIDR:PORT."""
-    if egress == NONE:
-        return []
-    if egress == CLUSTER:
-        return [_other_pods(release_namespace)]
-    if egress == INTERNET:
+    """The rules beyond what every function gets. Raises EgressError."""
+    wanted = parse(egress)
+    rules = []
+    if wanted.internet:
         but = (*around.never, *PRIVATE, *(ip_network(cidr, strict=False) for cidr in around.cluster))
         blocks = [block for cidr in ("0.0.0.0/0", "::/0") if (block := _block(ip_network(cidr), but))]
-        return [{"to": blocks}]
-    rules = [_listed(entry.strip(), around) for entry in egress.split(",") if entry.strip()]
-    return [rule for rule in rules if rule is not None]
+        rules.append({"to": blocks})
+    if wanted.cluster:
+        rules.append(_other_pods(release_namespace))
+    listed = (_listed(block, around) for block in wanted.blocks)
+    return [*rules, *(rule for rule in listed if rule is not None)]
 
 
 def _other_pods(release_namespace: str) -> Rule:
@@ -93,26 +91,13 @@ def _other_pods(release_namespace: str) -> Rule:
     }
 
 
-def parse_entry(entry: str) -> tuple[Network, int | None]:
-    """`CIDR` or `CIDR:PORT`. Raises ValueError."""
-    address, slash, rest = entry.partition("/")
-    bits, colon, port = rest.partition(":")
-    if not slash:
-        raise ValueError(f"{entry} is no CIDR, or CIDR:PORT")
-    number = int(port) if colon else None
-    if number is not None and not 0 < number < 65_536:  # noqa: PLR2004 - ports
-        raise ValueError(f"{entry} has no port from 1 to 65535")
-    return ip_network(f"{address}/{bits}", strict=False), number
-
-
-def _listed(entry: str, around: Surroundings) -> Rule | None:
-    network, port = parse_entry(entry)
-    block = _block(network, around.never)
+def _listed(entry: Block, around: Surroundings) -> Rule | None:
+    block = _block(ip_network(entry.cidr), around.never)
     if block is None:
         return None
     rule: Rule = {"to": [block]}
-    if port is not None:
-        rule["ports"] = [{"protocol": protocol, "port": port} for protocol in ("TCP", "UDP")]
+    if entry.port is not None:
+        rule["ports"] = [{"protocol": protocol, "port": entry.port} for protocol in ("TCP", "UDP")]
     return rule
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from forebay_controller.cluster.api import Object
 from forebay_controller.cluster.config import ClusterConfig
-from forebay_controller.cluster.egress import NONE, Rule, Surroundings, egress_class, egress_rules
+from forebay_controller.cluster.egress import Rule, Surroundings, egress_class, egress_rules
+from forebay_controller.cluster.egress_text import NONE
 from forebay_controller.cluster.ownership import EGRESS, PART_OF, ROLE, ROLE_FUNCTION, release_labels
 
 EVERY = "functions"
@@ -19,7 +20,7 @@ def policies_for(
 ) -> dict[str, Object]:
     """All policies of a namespace whose functions ask for these, by name.
 
-    Raises ValueError for an entry that is no CIDR or CIDR:PORT.
+    Raises EgressError.
     """
     config_rules = config.network_policy
     base = [*config_rules.redis, *config_rules.dns, *config_rules.gateway]
