@@ -1,5 +1,4 @@
-#!/usr/local/bin/python3 -IS
-"""Entry of the handlers' program as a container's process 1: `container.py SOCKET_PATH`.
+"""Entry of the handlers' program as a container's process 1: `python -I -S container.py`, FOREBAY_SOCKET its path.
 
 It lives as long as its connection to the runtime, in the other container of the pod. The kubelet asks both to end
 at the same time: the runtime finishes what it holds and then ends, so that request is its business alone.
@@ -9,6 +8,7 @@ import os
 import sys
 from _signal import SIGTERM, signal  # type: ignore[import-not-found] # `signal` costs as much as the interpreter's start
 
+SOCKET_VARIABLE = "FOREBAY_SOCKET"
 CONNECT_WAIT_S = 120.0
 """The runtime's container is started first, but its image may have to be pulled while this one's is there."""
 OPEN_FILES_MAX = 1_024
@@ -28,12 +28,12 @@ def main() -> None:
     most = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(OPEN_FILES_MAX, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # Last on the path and only for this moment: the user's code never sees our folder.
-    home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.path.append(home)
     from forebay_handlers import handler_process, supervisor  # noqa: PLC0415 - found only now
 
     sys.path.remove(home)
-    child = supervisor.serve(sys.argv[1], CONNECT_WAIT_S, stays=True)
+    child = supervisor.serve(os.environ[SOCKET_VARIABLE], CONNECT_WAIT_S, stays=True)
     if child is not None:
         handler_process.run(child, essential)
 
