@@ -19,7 +19,7 @@ dir /data
 aclfile /run/valkey/users.acl
 # What is accepted lies in the append-only file; snapshots would only double the writes.
 save ""
-appendonly {{ ternary "yes" "no" $values.persistence.enabled }}
+appendonly yes
 appendfsync {{ $values.appendFsync }}
 maxmemory {{ $values.maxMemory }}
 # A queue must refuse what it cannot hold, never forget what it holds.
