@@ -24,10 +24,12 @@ TICK_MS = 250
 
 
 def function_paths(folder: Path) -> dict[str, Path]:
-    """The functions of a folder by name."""
+    """The functions of a folder by name; a sub-folder of nothing but Kubernetes manifests and notes is none."""
     found = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".", "__")) or not (path.is_dir() or path.suffix == ".py"):
+            continue
+        if path.is_dir() and {file.suffix for file in path.iterdir()} - {".md"} == {".yaml"}:
             continue
         if NAME.fullmatch(path.stem if path.is_file() else path.name):
             found[path.stem if path.is_file() else path.name] = path

@@ -103,7 +103,8 @@ def test_a_status_row_has_a_cell_for_each_column() -> None:
 def test_watched_functions_are_the_folders_and_modules_with_a_functions_name(tmp_path: Path) -> None:
     for name in ("api", ".git", "__pycache__", "has space"):
         (tmp_path / name).mkdir()
-    for name in ("report.py", "notes.md", "__init__.py"):
+    (tmp_path / "manifests").mkdir()
+    for name in ("report.py", "notes.md", "__init__.py", "manifests/api.yaml", "manifests/README.md"):
         (tmp_path / name).touch()
 
     assert function_paths(tmp_path) == {"api": tmp_path / "api", "report": tmp_path / "report.py"}
