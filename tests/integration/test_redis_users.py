@@ -1,0 +1,175 @@
+"""Functions' Redis users on real servers of both kinds: what they may do, on replicas, and after a restart."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, RedisError
+
+from forebay_common import scripts
+from forebay_common.keys import GROUP, PlatformKeys
+from forebay_common.queue import VersionQueue, create_queues
+from forebay_common.redis_client import RedisSettings, command, connect, run
+from forebay_common.scripts import load_all
+from forebay_common.spec import FunctionSpec
+from forebay_controller.cluster.access import acl_rules, redis_user
+from forebay_controller.cluster.redis_users import RedisUsers
+from support.queue_side import ADDRESS, append, call, event, finish_async, lease, start_instance
+from support.redis_servers import KINDS, TcpServer
+from support.waiting import wait_until_async
+
+PLATFORM = PlatformKeys("test")
+PASSWORD = "password-of-one-function"
+SPEC = FunctionSpec("team-a", "hello", "0" * 32, "python3.13", "app.handler", "0" * 64, 1)
+RULES = acl_rules(PLATFORM, SPEC, PASSWORD)
+QUEUE = VersionQueue(PLATFORM.function(SPEC.namespace, SPEC.name, SPEC.uid))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[TcpServer]:
+    with closing(TcpServer(request.param)) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def replica(server: TcpServer) -> Iterator[TcpServer]:
+    with closing(TcpServer(server.kind, server)) as replica:
+        replica.start()
+        yield replica
+
+
+@pytest.fixture
+async def users(server: TcpServer) -> AsyncIterator[RedisUsers]:
+    users = RedisUsers(RedisSettings.from_json(server.settings), PLATFORM.prefix, look_every_s=0.1)
+    yield users
+    await users.close()
+
+
+@asynccontextmanager
+async def client_of(server: TcpServer, *, function: bool = False) -> AsyncIterator[Redis]:
+    login = {"username": redis_user(PLATFORM.prefix, SPEC.uid), "password": PASSWORD} if function else {}
+    client = connect(RedisSettings.from_json(server.settings | login))
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def may_log_in(server: TcpServer) -> bool:
+    async with client_of(server, function=True) as client:
+        try:
+            await command(client, "TIME")
+        except RedisError:
+            return False
+        return True
+
+
+async def test_an_instance_can_do_its_whole_work(server: TcpServer, users: RedisUsers) -> None:
+    await users.start({SPEC.uid: RULES})
+    async with client_of(server) as redis, client_of(server, function=True) as instance:
+        await load_all(redis)
+        await create_queues(redis, QUEUE)
+        await start_instance(instance, QUEUE, "i1")
+        await command(redis, "SET", QUEUE.keys.code("ab" * 32, 0), b"chunk")
+        assert await command(instance, "GET", QUEUE.keys.code("ab" * 32, 0)) == b"chunk"
+        for record in (call(), call(), *(event() for _ in range(4))):
+            await append(redis, QUEUE, record)
+        answered, handed_back = await lease(instance, QUEUE.sync, "i1", 2)
+        events = await lease(instance, QUEUE.async_, "i1", 4)
+        assert await run(instance, scripts.EXTEND, (QUEUE.async_,), ("i1", *events)) == events
+        for entry_id, outcome in zip(events, ("done", "retry", "dead", "expired"), strict=True):
+            assert await finish_async(instance, QUEUE, entry_id, "i1", outcome, reason="RetriesExhausted") == 1
+        assert await run(instance, scripts.RELEASE, (QUEUE.sync,), ("i1", handed_back)) == 1
+        await command(instance, "RPUSH", f"{PLATFORM.prefix}:{ADDRESS}", b"frame")
+        await command(instance, "SET", QUEUE.keys.result("1"), b"large reply", "EX", 60)
+        await command(instance, "XACK", QUEUE.sync, GROUP, answered)
+        await command(instance, "XDEL", QUEUE.sync, answered)
+        await command(instance, "PUBLISH", PLATFORM.wake_channel, "team-a/hello/u1")
+        keys = (QUEUE.sync, QUEUE.async_, QUEUE.keys.control("i1"), QUEUE.keys.instance("i1"))
+        assert await run(instance, scripts.LEAVE, keys, ("i1", 1_000)) == 0
+
+
+async def test_an_instance_can_do_nothing_else(server: TcpServer, users: RedisUsers) -> None:
+    other = VersionQueue(PLATFORM.function("team-a", "other", "1" * 32))
+    reply = f"{PLATFORM.prefix}:{ADDRESS}"
+    attempts = (
+        ("EVAL", "return 1", 0),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("FUNCTION", "LIST"),
+        ("SCAN", 0),
+        ("KEYS", "*"),
+        ("CONFIG", "GET", "*"),
+        ("ACL", "LIST"),
+        ("FLUSHALL",),
+        ("INFO",),
+        ("CLIENT", "LIST"),
+        ("MONITOR",),
+        ("SUBSCRIBE", PLATFORM.functions),
+        ("SHUTDOWN",),
+        ("REPLICAOF", "127.0.0.1", 1),
+        ("XADD", other.sync, "*", "r", "x"),
+        ("XREADGROUP", "GROUP", GROUP, "i1", "STREAMS", other.sync, ">"),
+        ("XGROUP", "DESTROY", QUEUE.sync, GROUP),
+        ("GET", other.keys.code("ab" * 32, 0)),
+        ("SET", QUEUE.keys.code("ab" * 32, 0), "x"),
+        ("GET", QUEUE.keys.spec()),
+        ("LRANGE", reply, 0, -1),
+        ("BLPOP", reply, 1),
+        ("EXPIRE", reply, 1),
+        ("UNLINK", reply),
+        ("HGETALL", PLATFORM.functions),
+        ("HGETALL", PLATFORM.credentials),
+        ("PUBLISH", PLATFORM.functions, "1 default/hello"),
+    )
+    await users.start({SPEC.uid: RULES})
+    async with client_of(server, function=True) as instance:
+        for attempt in attempts:
+            with pytest.raises(NoPermissionError):
+                await command(instance, *attempt)
+        with pytest.raises(NoPermissionError):
+            await run(instance, scripts.PROMOTE, (other.delayed, other.async_), (1,))
+
+
+async def test_users_are_set_again_after_a_restart(server: TcpServer, users: RedisUsers) -> None:
+    await users.start({SPEC.uid: RULES})
+    assert await may_log_in(server)
+    server.kill()
+    server.start()
+    await wait_until_async(lambda: may_log_in(server), "the function's user is there again")
+
+
+async def test_users_reach_a_replica_that_appears_and_one_that_was_restarted(
+    server: TcpServer, replica: TcpServer, users: RedisUsers
+) -> None:
+    await users.start({SPEC.uid: RULES})
+    await wait_until_async(lambda: may_log_in(replica), "the user reaches the replica")
+    replica.kill()
+    replica.start()
+    await wait_until_async(lambda: may_log_in(replica), "the user is on the replica again")
+    await users.remove(SPEC.uid)
+    assert not await may_log_in(replica)
+
+
+async def test_a_deleted_functions_user_goes_and_its_connections_end(server: TcpServer, users: RedisUsers) -> None:
+    await users.start({})
+    await users.put(SPEC.uid, RULES)
+    async with client_of(server, function=True) as instance:
+        await command(instance, "TIME")
+        await users.remove(SPEC.uid)
+        with pytest.raises(RedisError):
+            await command(instance, "TIME")
+    assert not await may_log_in(server)
+
+
+async def test_users_of_functions_that_were_deleted_meanwhile_go_at_the_start_and_no_others(
+    server: TcpServer, users: RedisUsers
+) -> None:
+    async with client_of(server) as redis:
+        await command(redis, "ACL", "SETUSER", redis_user(PLATFORM.prefix, "2" * 32), "on", ">x")
+        await command(redis, "ACL", "SETUSER", "test-gateway", "on", ">x")
+        await users.start({SPEC.uid: RULES})
+        names = {name.decode() for name in await command(redis, "ACL", "USERS")}
+        assert names == {"default", "test-gateway", redis_user(PLATFORM.prefix, SPEC.uid)}
+        await command(redis, "ACL", "DELUSER", "test-gateway")
