@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 from forebay_cli.errors import UserError
 from forebay_cli.processes import PROCESSES_FILE, ProcessIdentity, end_processes
 from forebay_controller.instance_folder import InstanceFolder
+from forebay_controller.local_keys import LocalKeys, keys_of
 
 RUN_DIR_PREFIX = "forebay-"
 PRIVATE_FOLDER = "private"
@@ -90,6 +91,16 @@ class DataDir:
         self._lock.seek(0)
         self._lock.truncate()
         self._lock.close()
+
+
+def local_keys(data_dir: Path) -> LocalKeys:
+    """The data dir's access keys, made at first need. Raises UserError when they cannot be read or made."""
+    try:
+        return keys_of(data_dir)
+    except OSError as error:
+        raise UserError(f"cannot use {data_dir} for access keys ({error.strerror}): see who owns it") from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def is_own_run_dir(path: Path) -> bool:

@@ -81,8 +81,15 @@ def up(
     allowed_host: Annotated[
         list[str] | None, typer.Option(help="A Host name beside loopback's that requests may carry (repeatable).")
     ] = None,
+    auth: Annotated[
+        str | None,
+        typer.Option(
+            help="required: calls need a key or a signature; off: they need none.",
+            show_default="required beyond loopback",
+        ),
+    ] = None,
     allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Listen beyond loopback, though there is no authentication yet.")
+        bool, typer.Option("--allow-remote", help="With --auth off: let whoever reaches it run code here.")
     ] = False,
     log_level: Annotated[str, typer.Option(help="What the platform logs: debug, info, warning or error.")] = "info",
     verbose: Annotated[
@@ -93,7 +100,7 @@ def up(
     from forebay_cli.embedded_valkey import parse_redis_url  # noqa: PLC0415
     from forebay_cli.folders import default_data_dir  # noqa: PLC0415
     from forebay_cli.up import run  # noqa: PLC0415
-    from forebay_cli.up_options import UpOptions, check_log_level, parse_retry_delays  # noqa: PLC0415
+    from forebay_cli.up_options import UpOptions, check_log_level, parse_auth, parse_retry_delays  # noqa: PLC0415
 
     run(
         UpOptions(
@@ -104,6 +111,7 @@ def up(
             retry_delays_s=parse_retry_delays(async_retry_delays),
             watch=None if watch is None else watch.resolve(),
             allowed_hosts=tuple(allowed_host or ()),
+            auth=parse_auth(auth),
             allow_remote=allow_remote,
             log_level=check_log_level(log_level),
             verbose=verbose,

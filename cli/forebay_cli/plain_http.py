@@ -11,9 +11,13 @@ async def get(
     host: str | None = None,
     port: int | None = None,
     unix_socket: str | None = None,
+    api_key: str = "local",
     timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> tuple[int, bytes]:
-    """Status and body of a GET. Raises ConnectionError when there is no (whole) answer in time."""
+    """Status and body of a GET; any `api_key` does where none is asked for.
+
+    Raises ConnectionError when there is no (whole) answer in time.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             if unix_socket is not None:
@@ -22,11 +26,12 @@ async def get(
                 reader, writer = await asyncio.open_connection(host, port)
             try:
                 # HTTP/1.0: the answer ends with the connection and is never chunked.
-                writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\nAuthorization: local\r\n\r\n".encode())
-                head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+                head = f"GET {path} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {api_key}\r\n\r\n"
+                writer.write(head.encode())
+                answer, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
             finally:
                 writer.close()
-        return int(head.split(maxsplit=2)[1]), body
+        return int(answer.split(maxsplit=2)[1]), body
     except (OSError, TimeoutError, IndexError, ValueError) as error:
         raise ConnectionError(str(error) or type(error).__name__) from error
 

@@ -18,13 +18,14 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from forebay_cli import embedded_valkey
+from forebay_cli import defaults, embedded_valkey
 from forebay_cli.child_logs import LEVELS, ChildLog, Say
 from forebay_cli.embedded_valkey import RedisAddress
 from forebay_cli.errors import UserError
-from forebay_cli.folders import PRIVATE_FOLDER, DataDir, make_run_dir
+from forebay_cli.folders import PRIVATE_FOLDER, DataDir, local_keys, make_run_dir
 from forebay_cli.plain_http import get_ready
 from forebay_cli.processes import Child, ProcessTable, become_subreaper, raise_open_files
 from forebay_cli.restarts import RestartPolicy
@@ -40,8 +41,10 @@ from forebay_cli.up_options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
+
+    from forebay_controller.local_keys import LocalKeys
 
 START_MAX_S = 60.0
 """A large append-only file takes a while to load; all else is a second."""
@@ -79,6 +82,8 @@ class Supervisor:
     def __init__(self, options: UpOptions, *, say: Say, on_ready: Callable[[Supervisor], Awaitable[None]]) -> None:
         self.options = options
         self.port = options.port
+        self.keys: LocalKeys | None = None
+        """The keys of people and of functions; None when calls need none."""
         self._say = say
         self._on_ready = on_ready
         self._stop = asyncio.Event()
@@ -92,7 +97,9 @@ class Supervisor:
         # First, so that a second `up` hears of the first one and not of its port.
         data = DataDir(self.options.data_dir)
         try:
-            check_address(self.options.host, self.port, allow_remote=self.options.allow_remote)
+            auth = self.options.auth_required
+            check_address(self.options.host, self.port, allow_open=auth or self.options.allow_remote)
+            self.keys = local_keys(self.options.data_dir) if auth else None
             self.port = self.port or free_port(self.options.host)
             self.url = f"http://{url_host(self.options.host)}:{self.port}"
             if leftovers := data.clean_up_after_crash():
@@ -212,15 +219,23 @@ class Supervisor:
 
     def _start_watcher(self) -> None:
         args = [sys.executable, "-P", "-m", "forebay_cli.watcher", str(self.options.watch), self.url]
-        part = self._part(WATCHER, args, death_signal=signal.SIGTERM, stdout=None)
+        key = {} if self.keys is None else {defaults.API_KEY_VARIABLE: self.keys.admin.api_key}
+        part = self._part(WATCHER, args, death_signal=signal.SIGTERM, stdout=None, more=key)
         part.policy.served = True  # it has no readiness: it is started again from the first death on
         self._start(part)
 
     def _part(
-        self, name: str, args: Sequence[str], *, death_signal: int, stdout: int | None = subprocess.DEVNULL
+        self,
+        name: str,
+        args: Sequence[str],
+        *,
+        death_signal: int,
+        stdout: int | None = subprocess.DEVNULL,
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> Part:
         env = {
             **os.environ,
+            **more,
             "FOREBAY_SUPERVISOR_PID": str(os.getpid()),
             "PYTHONUNBUFFERED": "1",
         }
@@ -250,6 +265,7 @@ class Supervisor:
             "run_dir": str(self.run_dir),
             "data_dir": str(self.options.data_dir),
             "controller_socket": str(self.controller_socket),
+            "auth": "off" if self.keys is None else "required",
             "log_level": self.options.log_level,
         }
 

@@ -14,13 +14,17 @@ PORT_MAX = 65_535
 LOG_LEVELS = ("debug", "info", "warning", "error")
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
+_AUTH = {"required": True, "off": False}
 RETRY_DELAY_MAX_S = 21_600.0
 """An async event's greatest age: no retry can be later."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What `up` was asked for. `redis` None: the embedded Valkey. `port` 0: any free one."""
+    """What `up` was asked for. `redis` None: the embedded Valkey. `port` 0: any free one.
+
+    `auth`: whether calls need a credential; None: beyond loopback only.
+    """
 
     data_dir: Path
     host: str = defaults.HOST
@@ -29,9 +33,15 @@ class UpOptions:
     retry_delays_s: tuple[float, ...] = ()
     watch: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
+    auth: bool | None = None
     allow_remote: bool = False
     log_level: str = "info"
     verbose: bool = False
+
+    @property
+    def auth_required(self) -> bool:
+        """Whether calls need a credential. Raises UserError when the host has no address."""
+        return self.auth if self.auth is not None else not is_loopback(self.host)
 
 
 def parse_retry_delays(text: str) -> tuple[float, ...]:
@@ -56,24 +66,41 @@ def check_log_level(text: str) -> str:
     return level
 
 
+def parse_auth(text: str | None) -> bool | None:
+    """`required` or `off`; None when not given. Raises UserError."""
+    if text is None:
+        return None
+    if text not in _AUTH:
+        raise UserError(f"--auth {text!r}: choose {' or '.join(_AUTH)}")
+    return _AUTH[text]
+
+
 def check_platform() -> None:
     """Raise UserError where `up` cannot run."""
     if not sys.platform.startswith("linux"):
         raise UserError("`forebay up` needs Linux (namespaces and process control): run it in a Linux VM or container")
 
 
-def check_address(host: str, port: int, *, allow_remote: bool) -> None:
-    """See that we may listen there: a valid address, loopback unless allowed, not taken. Raises UserError."""
+def check_address(host: str, port: int, *, allow_open: bool) -> None:
+    """See that we may listen there: a valid address, not taken, and loopback unless `allow_open`. Raises UserError.
+
+    `allow_open`: calls need a credential, or the user said that nobody needs one.
+    """
     if not 0 <= port <= PORT_MAX:
         raise UserError(f"--port {port}: a port is a number from 1 to {PORT_MAX}, or 0 for any free one")
     addresses = resolve(host)
-    if not allow_remote and not all(ipaddress.ip_address(address).is_loopback for _, address in addresses):
+    if not allow_open and not is_loopback(host):
         raise UserError(
-            f"--host {host} is reachable from other machines, and there is no authentication yet: "
-            f"listen on {defaults.HOST}, or add --allow-remote if whoever reaches it may run code here"
+            f"--host {host} is reachable from other machines: leave --auth off away, so that calls need a key, or add "
+            "--allow-remote if whoever reaches it may run code here"
         )
     for family, address in addresses:
         _try_bind(family, address, port, host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches a host. Raises UserError when it has no address."""
+    return all(ipaddress.ip_address(address).is_loopback for _, address in resolve(host))
 
 
 def resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
@@ -124,6 +151,10 @@ def reachable_address(host: str) -> str:
 
 
 def gateway_allowed_hosts(options: UpOptions) -> list[str]:
-    """The host names beside loopback's that requests may carry: those given, and the one listened on."""
-    own = [] if options.host in {"0.0.0.0", "::", "localhost"} else [options.host]
-    return [*own, *options.allowed_hosts]
+    """The host names beside loopback's that requests may carry: those given, and the one listened on.
+
+    Any of them where the platform listens everywhere and asks for credentials, which no page of another site has.
+    """
+    if options.host in {"0.0.0.0", "::"}:
+        return ["*"] if options.auth_required else list(options.allowed_hosts)
+    return [*([] if options.host == "localhost" else [options.host]), *options.allowed_hosts]

@@ -11,6 +11,8 @@ from forebay_controller.controller import INSTANCES_MAX
 
 RETRY_DELAYS_S = (60.0, 120.0)
 """Lambda's own."""
+AUTH_OFF = "off"
+AUTH_REQUIRED = "required"
 GATEWAY_URL = "http://127.0.0.1:8480"
 
 
@@ -20,7 +22,7 @@ class ControllerConfig:
 
     `controller_socket`: Unix socket that management calls are served on. `gateway_url`: where functions find the
     platform's Lambda API. `retry_delays_s`: before each retry of an async event. `instances_max`: of all functions
-    together.
+    together. `auth`: `required` (`local_keys` in the data dir), or `off`.
     """
 
     redis: RedisSettings
@@ -35,6 +37,12 @@ class ControllerConfig:
     retry_delays_s: tuple[float, ...] = RETRY_DELAYS_S
     instances_max: int = INSTANCES_MAX
     log_level: str = "info"
+    auth: str = AUTH_OFF
+
+    @property
+    def auth_required(self) -> bool:
+        """Whether management calls need a credential."""
+        return self.auth == AUTH_REQUIRED
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
@@ -55,6 +63,8 @@ class ControllerConfig:
             raise ValueError("retry_delays_s needs one delay at least, and none below 0")
         if config.instances_max < 1:
             raise ValueError("instances_max is 1 at least")
+        if config.auth not in {AUTH_OFF, AUTH_REQUIRED}:
+            raise ValueError(f"auth is {AUTH_REQUIRED} or {AUTH_OFF}, not {config.auth}")
         return config
 
 

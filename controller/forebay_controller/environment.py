@@ -14,8 +14,8 @@ RESERVED = frozenset({
 })  # fmt: skip
 """Names a function cannot set (CreateFunction answers InvalidParameterValueException on AWS).
 
-AWS reserves its access keys, too, and sets them from the function's role. Here no role gives any, so a function
-that uses AWS brings its own.
+AWS reserves its access keys, too, and sets them from the function's role. Here they open this platform alone, so a
+function that uses AWS brings its own.
 """
 
 _PLACEHOLDER_KEYS = {"AWS_ACCESS_KEY_ID": "forebay", "AWS_SECRET_ACCESS_KEY": "forebay", "AWS_SESSION_TOKEN": "forebay"}
@@ -33,13 +33,14 @@ def handler_environment(
     task_root: str,
     runtime_dir: str,
     tmp_dir: str,
+    access_key: tuple[str, str] | None = None,
 ) -> dict[str, str]:
     """The whole environment of a handler process.
 
     The user's variables win over what Lambda lets them set (TZ, PATH, …) and never over the reserved ones.
-    Without AWS keys of its own a function gets placeholders, since clients refuse to sign without any; with some
-    it gets none, since a placeholder session token would spoil them. `gateway_url` makes boto3 inside a function
-    call the platform's other functions.
+    `gateway_url` makes boto3 inside a function call the platform's other functions, with `access_key` (id and secret)
+    where the platform asks for one, else with placeholders, since clients refuse to sign without any. A function with
+    AWS keys of its own gets neither: half of a pair, or a session token with another's, would spoil them.
     """
     settable = {
         "AWS_ENDPOINT_URL_LAMBDA": gateway_url,
@@ -65,5 +66,7 @@ def handler_environment(
         "_HANDLER": spec.handler,
     }
     own = spec.env or {}
-    keys = {} if own.keys() & _PLACEHOLDER_KEYS.keys() else _PLACEHOLDER_KEYS
+    keys = _PLACEHOLDER_KEYS if access_key is None else dict(zip(_PLACEHOLDER_KEYS, access_key, strict=False))
+    if own.keys() & _PLACEHOLDER_KEYS.keys():
+        keys = {}
     return {**settable, **keys, **own, **reserved}

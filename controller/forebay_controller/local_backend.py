@@ -46,7 +46,8 @@ RUNTIME = SANDBOX.parents[1] / "forebay_runtime" / "__main__.py"
 class LocalSettings:
     """What every instance of this machine shares. `isolation` is `namespaces` or `process_group`.
 
-    `code_dir` holds unpacked code, one folder for each package.
+    `code_dir` holds unpacked code, one folder for each package. `access_key` (id and secret) is what functions call
+    each other with; None where nobody asks for one.
     """
 
     prefix: str
@@ -61,6 +62,7 @@ class LocalSettings:
     isolation: str
     retry_delays_s: tuple[float, ...]
     supervisor_pid: int
+    access_key: tuple[str, str] | None = None
 
 
 class _Instance:
@@ -249,6 +251,7 @@ class LocalBackend:
                     task_root=task_root,
                     runtime_dir=boto_path,
                     tmp_dir="/tmp" if inside else str(folder.tmp),  # noqa: S108 - private in its own mount namespace
+                    access_key=settings.access_key,
                 ),
                 "socket_path": str(folder.socket),
                 "boto_path": boto_path,

@@ -56,8 +56,12 @@ async def make_local_backend(
     run_dir: Path,
     data_dir: Path,
     retry_delays_s: tuple[float, ...],
+    access_key: tuple[str, str] | None,
 ) -> LocalBackend:
-    """The backend of this machine. Raises OSError when the data dir cannot be written."""
+    """The backend of this machine. Raises OSError when the data dir cannot be written.
+
+    `access_key` (id and secret) is what functions call each other with; None where nobody asks for one.
+    """
     isolation = await asyncio.to_thread(probe_isolation)
     shared = await asyncio.to_thread(_shared_folder, isolation.kind, run_dir, data_dir)
     boto_dir = await asyncio.to_thread(_boto_folder, shared)
@@ -75,6 +79,7 @@ async def make_local_backend(
             isolation=isolation.kind,
             retry_delays_s=retry_delays_s,
             supervisor_pid=int(os.environ.get("FOREBAY_SUPERVISOR_PID", "0")),
+            access_key=access_key,
         )
     )
 

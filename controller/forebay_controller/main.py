@@ -14,11 +14,14 @@ from forebay_common import logs
 from forebay_common.keys import PlatformKeys
 from forebay_common.redis_client import command, connect
 from forebay_controller.app import create_app
+from forebay_controller.authenticator import Authenticator
 from forebay_controller.code_store import CodeStore
 from forebay_controller.config import ControllerConfig
 from forebay_controller.controller import Controller, ControllerSettings
 from forebay_controller.interpreters import runtime_warning
+from forebay_controller.key_ring import KeyRing
 from forebay_controller.local_backend import LocalBackend
+from forebay_controller.local_keys import LocalKeys, keys_of
 from forebay_controller.local_platform import make_local_backend
 from forebay_controller.log_reader import LogFiles
 from forebay_controller.management import ManagementSettings, Place
@@ -82,7 +85,7 @@ async def serve(config: ControllerConfig) -> int:
 async def _running(config: ControllerConfig) -> AsyncIterator[tuple[Controller, FastAPI]]:
     """Everything but the server, started in order and let go of in the opposite one.
 
-    Raises redis.exceptions.RedisError, or OSError when the data dir cannot be written.
+    Raises redis.exceptions.RedisError, OSError when the data dir cannot be written, ValueError when its keys are none.
     """
     redis = connect(config.redis)
     platform = PlatformKeys(config.prefix)
@@ -91,7 +94,10 @@ async def _running(config: ControllerConfig) -> AsyncIterator[tuple[Controller, 
         code = CodeStore(redis)
         registry = Registry(redis, platform, code, Place(config.region, config.account, config.namespace))
         stack.push_async_callback(registry.close)
-        _, backend = await asyncio.gather(registry.load(), _backend(config))
+        keys = await asyncio.to_thread(keys_of, config.data_dir) if config.auth_required else None
+        ring = KeyRing(redis, platform, keys or (), region=config.region)
+        stack.push_async_callback(ring.close)
+        _, backend, _ = await asyncio.gather(registry.load(), _backend(config, keys), ring.start())
         stack.push_async_callback(backend.close)
         controller = Controller(
             redis, platform, registry, backend, settings=ControllerSettings(instances_max=config.instances_max)
@@ -100,12 +106,14 @@ async def _running(config: ControllerConfig) -> AsyncIterator[tuple[Controller, 
         settings = ManagementSettings(
             logs=LogFiles(config.data_dir / "logs"), runtime_warning=runtime_warning, default_namespace=config.namespace
         )
-        app = create_app(registry, controller, settings)
+        authenticator = Authenticator(ring.credentials, region=config.region) if config.auth_required else None
+        app = create_app(registry, controller, settings, authenticator)
         _add_health(app, redis, controller.metrics)
         yield controller, app
 
 
-async def _backend(config: ControllerConfig) -> LocalBackend:
+async def _backend(config: ControllerConfig, keys: LocalKeys | None) -> LocalBackend:
+    access_key = None if keys is None else (keys.functions.access_key_id, keys.functions.secret_access_key)
     return await make_local_backend(
         prefix=config.prefix,
         redis=config.redis,
@@ -115,6 +123,7 @@ async def _backend(config: ControllerConfig) -> LocalBackend:
         run_dir=config.run_dir,
         data_dir=config.data_dir,
         retry_delays_s=config.retry_delays_s,
+        access_key=access_key,
     )
 
 

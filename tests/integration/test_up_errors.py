@@ -55,7 +55,8 @@ def test_a_taken_port(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--host", "0.0.0.0"), "--allow-remote"),
+        (("--host", "0.0.0.0", "--auth", "off"), "--allow-remote"),
+        (("--auth", "maybe"), "choose required or off"),
         (("--host", "no.such.host.invalid"), "no address of this machine"),
         (("--port", "70000"), "1 to 65535"),
         (("--async-retry-delays", "soon"), "as 1,2"),
@@ -71,6 +72,12 @@ def test_wrong_options(tmp_path: Path, options: tuple[str, ...], says: str) -> N
 def test_a_redis_that_refuses_the_credentials(tmp_path: Path, valkey_server: dict[str, Any]) -> None:
     assert "credentials" in refused(tmp_path, "--redis", f"unix://:wrong@{valkey_server['unix_socket']}")
     assert "credentials" in refused(tmp_path, "--redis", f"unix://{valkey_server['unix_socket']}")
+
+
+def test_access_keys_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{}")
+
+    assert "remove it to have new ones made" in refused(tmp_path, "--auth", "required")
 
 
 def test_a_data_dir_that_cannot_be_one(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from forebay_cli.up_options import (
     check_address,
     check_log_level,
     gateway_allowed_hosts,
+    parse_auth,
     parse_retry_delays,
     reachable_address,
     url_host,
@@ -34,26 +35,47 @@ def test_log_levels_are_known_ones() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_listening_beyond_loopback_needs_a_word(host: str) -> None:
+def test_listening_beyond_loopback_without_keys_needs_a_word(host: str) -> None:
     with pytest.raises(UserError, match="--allow-remote"):
-        check_address(host, 0, allow_remote=False)
-    check_address(host, 0, allow_remote=True)
+        check_address(host, 0, allow_open=False)
+    check_address(host, 0, allow_open=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.9.9.9"])
 def test_loopback_needs_none(host: str) -> None:
-    check_address(host, 0, allow_remote=False)
+    check_address(host, 0, allow_open=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "asked", "required"),
+    [
+        ("127.0.0.1", None, False),
+        ("127.0.0.2", None, False),
+        ("0.0.0.0", None, True),
+        ("::", None, True),
+        ("127.0.0.1", True, True),
+        ("0.0.0.0", False, False),
+    ],
+)
+def test_keys_are_asked_for_beyond_loopback_or_when_said_so(host: str, asked: bool | None, required: bool) -> None:  # noqa: FBT001 - a table's values
+    assert UpOptions(Path("/d"), host=host, auth=asked).auth_required is required
+
+
+def test_how_authentication_is_asked_for() -> None:
+    assert (parse_auth(None), parse_auth("required"), parse_auth("off")) == (None, True, False)
+    with pytest.raises(UserError, match="choose required or off"):
+        parse_auth("maybe")
 
 
 @pytest.mark.parametrize("port", [-1, 65_536])
 def test_a_port_out_of_range_is_refused(port: int) -> None:
     with pytest.raises(UserError, match="from 1 to 65535"):
-        check_address("127.0.0.1", port, allow_remote=False)
+        check_address("127.0.0.1", port, allow_open=False)
 
 
 def test_a_host_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match="no address of this machine"):
-        check_address("not a host", 0, allow_remote=False)
+        check_address("not a host", 0, allow_open=False)
 
 
 def test_a_taken_port_says_what_to_do() -> None:
@@ -61,7 +83,7 @@ def test_a_taken_port_says_what_to_do() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         with pytest.raises(UserError, match=r"taken by another program.*--port"):
-            check_address("127.0.0.1", other.getsockname()[1], allow_remote=False)
+            check_address("127.0.0.1", other.getsockname()[1], allow_open=False)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +103,11 @@ def test_how_this_machine_reaches_what_it_listens_on(host: str, in_url: str, rea
 def test_the_host_listened_on_may_be_named_in_requests() -> None:
     own = UpOptions(Path("/d"), host="192.0.2.7", allowed_hosts=("box.example",))
     everywhere = UpOptions(Path("/d"), host="0.0.0.0", allowed_hosts=("box.example",))
+    open_to_all = UpOptions(Path("/d"), host="0.0.0.0", auth=False, allowed_hosts=("box.example",))
 
     assert gateway_allowed_hosts(own) == ["192.0.2.7", "box.example"]
-    assert gateway_allowed_hosts(everywhere) == ["box.example"]
+    assert gateway_allowed_hosts(everywhere) == ["*"]
+    assert gateway_allowed_hosts(open_to_all) == ["box.example"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def test_defaults_are_lambdas_and_members_of_other_processes_are_ignored() -> No
         ({"retry_delays_s": []}, "retry_delays_s"),
         ({"retry_delays_s": [-1]}, "retry_delays_s"),
         ({"instances_max": 0}, "instances_max"),
+        ({"auth": "maybe"}, "auth is required or off"),
     ],
 )
 def test_wrong_values_are_refused_by_name(change: dict[str, Any], message: str) -> None:

@@ -4,7 +4,7 @@ from forebay_common.spec import FunctionSpec
 from forebay_controller.environment import RESERVED, handler_environment
 
 
-def environment(env: dict[str, str] | None) -> dict[str, str]:
+def environment(env: dict[str, str] | None, access_key: tuple[str, str] | None = None) -> dict[str, str]:
     spec = FunctionSpec("default", "hello", "uid-1", "python3.13", "app.handler", "00", 1, env=env, memory_mb=256)
     return handler_environment(
         spec,
@@ -14,6 +14,7 @@ def environment(env: dict[str, str] | None) -> dict[str, str]:
         task_root="/var/task",
         runtime_dir="/var/runtime",
         tmp_dir="/tmp",
+        access_key=access_key,
     )
 
 
@@ -50,3 +51,11 @@ def test_a_function_brings_its_own_aws_keys_or_gets_placeholders() -> None:
     own = environment({"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "secret"})
     assert (own["AWS_ACCESS_KEY_ID"], own["AWS_SECRET_ACCESS_KEY"]) == ("AKIA", "secret")
     assert "AWS_SESSION_TOKEN" not in own
+
+
+def test_a_function_gets_a_key_to_call_others_where_the_platform_asks_for_one() -> None:
+    found = environment(None, ("FBAK", "s"))
+    assert (found["AWS_ACCESS_KEY_ID"], found["AWS_SECRET_ACCESS_KEY"]) == ("FBAK", "s")
+    assert "AWS_SESSION_TOKEN" not in found
+    own = environment({"AWS_ACCESS_KEY_ID": "AKIA"}, ("FBAK", "s"))
+    assert (own["AWS_ACCESS_KEY_ID"], own.get("AWS_SECRET_ACCESS_KEY")) == ("AKIA", None)
