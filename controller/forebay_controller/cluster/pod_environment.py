@@ -6,12 +6,12 @@ container's `env`, and for managed runtimes the handler processes take it over b
 
 from typing import Any
 
+from forebay_common import pod_layout
 from forebay_common.spec import FunctionSpec
 from forebay_controller.cluster.access import ACCESS_KEY_ID, SECRET_ACCESS_KEY, secret_name
 from forebay_controller.cluster.config import ClusterConfig
-from forebay_controller.environment import RUNTIME_DIR, TASK_ROOT, handler_environment
+from forebay_controller.environment import handler_environment
 
-RUNTIME_API_ADDRESS = "127.0.0.1:9001"
 TMP_DIR = "/tmp"  # noqa: S108 - a volume of the container's own
 _SESSION_TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105 - the variable's name
 _KEYS = (ACCESS_KEY_ID, SECRET_ACCESS_KEY)
@@ -26,8 +26,8 @@ def plain_environment(config: ClusterConfig, spec: FunctionSpec, instance_id: st
         instance_id=instance_id,
         region=config.region,
         gateway_url=config.gateway_url,
-        task_root=TASK_ROOT,
-        runtime_dir=RUNTIME_DIR,
+        task_root=pod_layout.TASK_ROOT,
+        runtime_dir=pod_layout.BOTO_FOLDER,
         tmp_dir=TMP_DIR,
     )
     own = (spec.env or {}).keys()
@@ -61,6 +61,8 @@ def image_environment(config: ClusterConfig, spec: FunctionSpec, instance_id: st
 
     A `$(NAME)` in a value is Kubernetes' own syntax for another variable; doubled, it stays what it is on Lambda.
     """
-    plain = plain_environment(config, spec, instance_id) | {"AWS_LAMBDA_RUNTIME_API": RUNTIME_API_ADDRESS}
+    plain = plain_environment(config, spec, instance_id) | {
+        pod_layout.RUNTIME_API_VARIABLE: pod_layout.RUNTIME_API_ADDRESS
+    }
     literal = [{"name": name, "value": value.replace("$(", "$$(")} for name, value in sorted(plain.items())]
     return [*literal, *referenced_environment(spec)]

@@ -8,7 +8,7 @@ by side.
 import json
 from typing import Any
 
-from forebay_common import limits
+from forebay_common import limits, pod_layout
 from forebay_common.names import LATEST, function_arn
 from forebay_common.spec import FunctionSpec
 from forebay_controller.cluster.access import REDIS_DOCUMENT, secret_name
@@ -32,7 +32,6 @@ from forebay_controller.cluster.pod_environment import (
     plain_environment,
     referenced_environment,
 )
-from forebay_controller.environment import RUNTIME_DIR, TASK_ROOT
 from forebay_controller.interfaces import InstanceStartError
 from forebay_controller.retry_delays import retry_delays_ms
 
@@ -47,15 +46,11 @@ LAMBDA_MB_PER_CPU = 1_769
 CPU_LIMIT_MIN_MILLIS = 1_000
 """Lambda gives an initialisation more than a small function's share. A limit at that share would stretch the start
 of 128 MB's 72 thousandths of a CPU to seconds; so the share is what is reserved, and counts when a node is busy."""
-RUNTIME_UID = 65_532
-HANDLERS_UID = 65_534
 TMP_SIZE = "512Mi"
 """As Lambda's."""
 SOCKET_SIZE = "1Mi"
 _CODE_SIZE = f"{limits.UNZIPPED_MAX_BYTES // limits.MIB + 16}Mi"
 _NAME_CHARS = 40
-_COMMAND_RUNTIME = ["python3", "-I", "/opt/forebay/forebay_runtime/__main__.py", "--pod"]
-_COMMAND_HANDLERS = ["python3", "-I", "-S", "/opt/forebay/forebay_handlers/container.py"]
 
 
 def pod_name(spec: FunctionSpec, instance_id: str) -> str:
@@ -140,26 +135,30 @@ def _security(uid: int) -> Object:
 
 def _runtime(config: ClusterConfig, spec: FunctionSpec, instance_id: str) -> Object:
     settings = json.dumps(settings_of(config, spec, instance_id), separators=(",", ":"))
-    return {
+    container: Object = {
         "name": RUNTIME,
         "image": config.runtime_image,
         "imagePullPolicy": config.image_pull_policy,
-        "command": _COMMAND_RUNTIME,
+        "command": list(pod_layout.RUNTIME_COMMAND),
         "env": [
-            {"name": "FOREBAY_SETTINGS", "value": settings.replace("$(", "$$(")},
+            {"name": pod_layout.SETTINGS_VARIABLE, "value": settings.replace("$(", "$$(")},
             {
-                "name": "FOREBAY_REDIS",
+                "name": pod_layout.REDIS_VARIABLE,
                 "valueFrom": {"secretKeyRef": {"name": secret_name(spec), "key": REDIS_DOCUMENT}},
             },
         ],
         "resources": config.pod.runtime_resources,
-        "securityContext": _security(RUNTIME_UID),
+        "securityContext": _security(pod_layout.RUNTIME_UID),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "socket", "mountPath": SOCKET_DIR},
-            {"name": "code", "mountPath": TASK_ROOT},
+            {"name": "code", "mountPath": pod_layout.TASK_ROOT},
         ],
     }
+    if spec.pod.image:
+        # The kubelet starts the next container when this has ended: its program connects once, and ends if it cannot.
+        container["lifecycle"] = {"postStart": {"exec": {"command": list(pod_layout.WAIT_FOR_API_COMMAND)}}}
+    return container
 
 
 def _handlers(config: ClusterConfig, spec: FunctionSpec, instance_id: str) -> Object:
@@ -167,7 +166,7 @@ def _handlers(config: ClusterConfig, spec: FunctionSpec, instance_id: str) -> Ob
         "name": HANDLERS,
         "imagePullPolicy": config.image_pull_policy,
         "resources": _handler_resources(spec),
-        "securityContext": _security(HANDLERS_UID),
+        "securityContext": _security(pod_layout.HANDLERS_UID),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     tmp = {"name": "tmp", "mountPath": TMP_DIR}
@@ -175,11 +174,11 @@ def _handlers(config: ClusterConfig, spec: FunctionSpec, instance_id: str) -> Ob
         return container | _image(config, spec, instance_id) | {"volumeMounts": [tmp]}
     return container | {
         "image": _managed_image(config, spec),
-        "command": _COMMAND_HANDLERS,
-        "env": [{"name": "FOREBAY_SOCKET", "value": SOCKET_PATH}, *referenced_environment(spec)],
+        "command": list(pod_layout.HANDLERS_COMMAND),
+        "env": [{"name": pod_layout.SOCKET_VARIABLE, "value": SOCKET_PATH}, *referenced_environment(spec)],
         "volumeMounts": [
-            {"name": "socket", "mountPath": SOCKET_DIR},
-            {"name": "code", "mountPath": TASK_ROOT, "readOnly": True},
+            {"name": "socket", "mountPath": SOCKET_DIR, "readOnly": True},
+            {"name": "code", "mountPath": pod_layout.TASK_ROOT, "readOnly": True},
             tmp,
         ],
     }
@@ -243,8 +242,8 @@ def settings_of(config: ClusterConfig, spec: FunctionSpec, instance_id: str) -> 
         "handler": spec.handler,
         "runtime": spec.runtime,
         "mode": "image" if image else mode,
-        "code_dir": TASK_ROOT,
-        "task_root": TASK_ROOT,
+        "code_dir": pod_layout.TASK_ROOT,
+        "task_root": pod_layout.TASK_ROOT,
         "code_sha256": spec.code_sha256,
         "code_size": spec.code_size,
         "timeout_ms": spec.timeout_s * 1_000,
@@ -253,8 +252,8 @@ def settings_of(config: ClusterConfig, spec: FunctionSpec, instance_id: str) -> 
         "env": {} if image else plain_environment(config, spec, instance_id),
         "inherited_env": [] if image else [entry["name"] for entry in referenced_environment(spec)],
         "socket_path": SOCKET_PATH,
-        "boto_path": RUNTIME_DIR,
+        "boto_path": pod_layout.BOTO_FOLDER,
         "retry_delays_ms": retry_delays_ms(spec, config.retry_delays_s),
         "init_timeout_ms": spec.init_timeout_ms,
-        "log_path": "-",
+        "log_path": pod_layout.STANDARD_OUTPUT,
     }
