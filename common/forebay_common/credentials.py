@@ -165,10 +165,32 @@ def present(
     raise auth_errors.missing()
 
 
+def named_in(headers: Mapping[bytes, bytes], find: Callable[[str], Credential | None]) -> frozenset[bytes]:
+    """Names of the headers that carry one of our access keys, whether or not its secret or signature is right."""
+    found = set()
+    api_key = headers.get(b"x-api-key")
+    if api_key is not None and find(_key_id(api_key)) is not None:
+        found.add(b"x-api-key")
+    authorization = headers.get(b"authorization", b"")
+    if sigv4.is_signature(authorization):
+        access_key_id = sigv4.claimed_key_id(authorization)
+    elif authorization[: len(_BEARER)].lower() == _BEARER:
+        access_key_id = _key_id(authorization[len(_BEARER) :])
+    else:
+        return frozenset(found)
+    if find(access_key_id) is not None:
+        found |= {b"authorization", b"x-amz-security-token"}
+    return frozenset(found)
+
+
+def _key_id(api_key: bytes) -> str:
+    return api_key.strip().partition(b".")[0].decode("latin-1")
+
+
 def _by_api_key(api_key: bytes, find: Callable[[str], Credential | None]) -> Credential:
     """The credential of `ACCESSKEYID.SECRETACCESSKEY`. Raises AuthError."""
-    access_key_id, _, secret = api_key.strip().partition(b".")
-    credential = find(access_key_id.decode("latin-1")) if len(api_key) <= API_KEY_MAX_BYTES else None
+    secret = api_key.strip().partition(b".")[2]
+    credential = find(_key_id(api_key)) if len(api_key) <= API_KEY_MAX_BYTES else None
     if credential is None or not hmac.compare_digest(sha256(secret).digest(), credential.secret_sha256):
         raise auth_errors.unrecognized()
     return credential

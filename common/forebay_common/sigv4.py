@@ -31,7 +31,6 @@ _CREDENTIAL_PARTS = 5
 _SCOPES_MAX = 1_024
 _PATHS_MAX = 4_096
 _PATH_CACHED_MAX_BYTES = 512
-_HEX = frozenset(b"0123456789abcdef")
 _ALWAYS_SIGNED = (b"host", b"x-amz-date")
 _SIGNED_IF_SENT = frozenset({b"x-amz-invocation-type", b"x-amz-log-type", b"x-amz-client-context"})
 """Headers that change what a call means. AWS wants all of `x-amz-…` signed; proxies add some that nobody here reads."""
@@ -73,6 +72,12 @@ def is_signature(authorization: bytes) -> bool:
     return authorization.startswith(ALGORITHM)
 
 
+def claimed_key_id(authorization: bytes) -> str:
+    """The access key id that a header of this scheme names, however broken the rest of it is."""
+    claimed = authorization.partition(b"Credential=")[2].partition(b"/")[0]
+    return claimed.decode("latin-1")
+
+
 def joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Headers by lower-case name, the values of repeated ones joined by a comma, as they are signed."""
     found: dict[bytes, bytes] = {}
@@ -90,7 +95,7 @@ def parse(authorization: bytes) -> Signed:
         raise auth_errors.incomplete(_missing_parameter("Signature"))
     signature, _, more = tail.partition(b",")
     signature = signature.strip()
-    if len(signature) != _SIGNATURE_CHARS or not _HEX.issuperset(signature):
+    if len(signature) != _SIGNATURE_CHARS:
         raise auth_errors.bad_signature()
     return Signed(_scope(head + more), signature)
 

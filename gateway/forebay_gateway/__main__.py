@@ -21,7 +21,7 @@ def main() -> int:
     try:
         config = read_config(arguments.config)
         logs.configure("gateway", config.log_level)
-        listening = listen(config.host, config.port)
+        listening = {listen(config.host, port): areas for port, areas in config.ports.items()}
     except (OSError, ValueError) as error:
         log.error("the gateway cannot start: %s", error)  # noqa: TRY400 - the operator's mistake, no trace
         return 2

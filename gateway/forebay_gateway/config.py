@@ -7,29 +7,56 @@ from typing import Any, Self
 
 from forebay_common.keys import DEFAULT_PREFIX
 from forebay_common.redis_client import RedisSettings
+from forebay_gateway.areas import API, EVERYTHING, FUNCTIONS, INVOKES, PROCESS, Area
+
+AUTH_OFF = "off"
+AUTH_REQUIRED = "required"
+PORTS = ("port", "functions_port", "invoke_port", "metrics_port")
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """What a gateway is told at its start.
 
-    `controller_socket`: Unix socket that serves the management calls. `allowed_hosts`: Host names accepted beside
-    loopback ones. `waiting_max`: callers that may wait in this process at once. `stop_s`: how long a stopping
-    gateway lets waiting calls finish.
+    Management calls go to `controller_socket` (a Unix socket) or `controller_url` (`http://HOST:PORT`), one of both.
+    `auth`: `required` or `off`. `namespace`: what a path without `/ns/NAMESPACE` means. `port` serves everything but
+    what has a port of its own: `functions_port` (`/fn`), `invoke_port` (Invoke, beside `port`), `metrics_port`
+    (health, metrics and documents, beside `port`, without a credential); 0: there is none. `allowed_hosts`: Host names
+    accepted beside loopback ones, `*` for all. `waiting_max`: callers that may wait in this process at once. A
+    gateway that is told to stop goes on accepting for `drain_s`, saying that it is not ready, so that whoever sends it
+    requests can turn elsewhere; then it lets waiting calls finish for `stop_s`.
     """
 
     redis: RedisSettings
-    controller_socket: str
+    controller_socket: str = ""
+    controller_url: str = ""
     prefix: str = DEFAULT_PREFIX
     region: str = "us-east-1"
     account: str = "000000000000"
     namespace: str = "default"
+    auth: str = AUTH_OFF
     host: str = "127.0.0.1"
     port: int = 8480
+    functions_port: int = 0
+    invoke_port: int = 0
+    metrics_port: int = 0
     allowed_hosts: tuple[str, ...] = ()
     log_level: str = "info"
     waiting_max: int = 10_000
+    drain_s: float = 0.0
     stop_s: float = 30.0
+
+    @property
+    def auth_required(self) -> bool:
+        """Whether calls need a credential."""
+        return self.auth == AUTH_REQUIRED
+
+    @property
+    def ports(self) -> dict[int, frozenset[Area]]:
+        """The ports to listen on, the main one first, and what each serves."""
+        main = API if self.functions_port else EVERYTHING
+        found = {self.port: main, self.functions_port: FUNCTIONS, self.invoke_port: INVOKES, self.metrics_port: PROCESS}
+        return {port: areas for port, areas in found.items() if port}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
@@ -38,9 +65,15 @@ class GatewayConfig:
         Raises ValueError, saying what is missing or wrong.
         """
         known = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
-        missing = [name for name in ("redis", "controller_socket") if name not in known]
-        if missing:
-            raise ValueError(f"the configuration lacks {' and '.join(missing)}")
+        if "redis" not in known:
+            raise ValueError("the configuration lacks redis")
+        if bool(known.get("controller_socket")) == bool(known.get("controller_url")):
+            raise ValueError("the configuration needs either controller_socket or controller_url")
+        if known.get("auth", AUTH_OFF) not in {AUTH_OFF, AUTH_REQUIRED}:
+            raise ValueError(f"auth is {AUTH_REQUIRED} or {AUTH_OFF}, not {known['auth']}")
+        ports = [port for name in PORTS if (port := known.get(name, cls.__dataclass_fields__[name].default))]
+        if len(ports) != len(set(ports)):
+            raise ValueError(f"each of {', '.join(PORTS)} needs a number of its own")
         known["redis"] = RedisSettings.from_json(known["redis"])
         known["allowed_hosts"] = tuple(known.get("allowed_hosts", ()))
         return cls(**known)

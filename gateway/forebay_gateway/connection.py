@@ -6,6 +6,7 @@ is used here of uvicorn's request cycle are the members its own `receive` and `s
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
@@ -18,13 +19,32 @@ HEAD_MAX_BYTES = 128 * 1024
 """Request line and headers together; the HTTP parser itself has no bound."""
 
 
+class Leaving:
+    """Whether the process was told to stop: it may serve on for a while, but wants its clients to go elsewhere."""
+
+    __slots__ = ("begun",)
+
+    def __init__(self) -> None:
+        self.begun = False
+
+
+class HttpConfig(Config):
+    """uvicorn's configuration, with what all connections must know of the process."""
+
+    def __init__(self, app: Callable[..., Any], leaving: Leaving, **settings: Any) -> None:
+        super().__init__(app, http=ClientConnection, interface="asgi3", ws="none", lifespan="off", **settings)
+        self.leaving = leaving
+
+
 class ClientConnection(HttpToolsProtocol):
     """One client's connection. The request finds it as `scope["state"]["connection"]`.
 
     `call` is the call that waits, which is told when the client goes; `lost` stays true after that.
     """
 
-    def __init__(self, config: Config, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
+    config: HttpConfig
+
+    def __init__(self, config: HttpConfig, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.app_state = {**app_state, "connection": self}
         self.call: SyncCall | None = None
@@ -97,4 +117,7 @@ class ClientConnection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # Pipelined requests have cycles of their own; this one's turn has come.
         self._answering = cycle
+        if self.config.leaving.begun:
+            # The client's next request shall not meet the moment when idle connections are closed.
+            cycle.keep_alive = False
         super()._start_asgi_task(cycle, app)

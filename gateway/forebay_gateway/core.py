@@ -9,16 +9,23 @@ import contextlib
 import secrets
 from collections.abc import Callable
 
-from forebay_common import limits
+import hiredis
+
+from forebay_common import limits, logs
 from forebay_common.keys import PlatformKeys
 from forebay_gateway.config import GatewayConfig
 from forebay_gateway.counters import Counters
+from forebay_gateway.credential_table import CredentialTable
 from forebay_gateway.deadlines import Deadlines
 from forebay_gateway.dispatch import Dispatcher
 from forebay_gateway.redis_link import NotConnected, RedisLink, ignore
 from forebay_gateway.replies import READ_MARGIN_S, Heartbeat, ReplyReader
 from forebay_gateway.resp import pack
 from forebay_gateway.table import FunctionTable
+
+SUBSCRIBE_RETRY_S = 0.5
+
+_log = logs.get(__name__)
 
 
 class Core:
@@ -47,7 +54,9 @@ class Core:
         )
         self._heartbeat = Heartbeat(self._commands, keys, process_id)
         self._replies = ReplyReader(self._reading, self._commands, keys.reply(process_id), self.counters)
-        self._table = FunctionTable(self._commands, keys, address, self.counters)
+        self.credentials = CredentialTable()
+        self._auth_required = config.auth_required
+        self._table = FunctionTable(self._commands, keys, address, self.counters, self.credentials)
         self._subscribe = (pack("SUBSCRIBE", keys.functions),)
         self.dispatcher = Dispatcher(
             commands=self._commands,
@@ -55,14 +64,17 @@ class Core:
             table=self._table,
             deadlines=self._deadlines,
             totals=self.counters,
-            namespace=config.namespace,
             waiting_max=config.waiting_max,
         )
 
     def readiness(self) -> dict[str, bool]:
         """What must be true before calls can be served."""
         links = (self._commands, self._reading, self._subscription)
-        return {"redis": all(link.connected for link in links), "function_table": self._table.ready}
+        found = {"redis": all(link.connected for link in links), "function_table": self._table.ready}
+        if self._auth_required:
+            # Without any key nobody can call: the controller has published none yet.
+            found["credentials"] = self.credentials.seen
+        return found
 
     async def run(self) -> None:
         """Connect and keep going until cancelled; then leave Redis."""
@@ -100,6 +112,10 @@ class Core:
     def _subscribed(self, reply: object) -> None:
         if isinstance(reply, list):
             self._table.reload()
+        elif isinstance(reply, hiredis.ReplyError):
+            # A server that has just restarted may not know this gateway's user yet.
+            _log.warning("changes of the function table cannot be heard: %s", reply)
+            asyncio.get_running_loop().call_later(SUBSCRIBE_RETRY_S, self._subscription_up)
 
     def _on_message(self, channel: bytes, data: bytes) -> None:
         self._table.on_message(channel, data)

@@ -126,7 +126,6 @@ class Dispatcher:
         table: FunctionTable,
         deadlines: Deadlines,
         totals: Counters,
-        namespace: str,
         waiting_max: int,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -136,20 +135,19 @@ class Dispatcher:
         self._table = table
         self._deadlines = deadlines
         self.totals = totals
-        self._key_start = f"{namespace}/"
         self._waiting_max = waiting_max
 
-    def known_function(self, name: str) -> Function | None:
-        """A function by its name, if it is in the table here."""
-        return self._table.get(self._key_start + name)
+    def known_function(self, key: str) -> Function | None:
+        """A function by `NAMESPACE/NAME`, if it is in the table here."""
+        return self._table.get(key)
 
-    async def function(self, name: str) -> Function | None:
-        """A function by its name, or None, which is counted. Raises Refusal when Redis is needed and away."""
-        found = self.known_function(name)
+    async def function(self, key: str) -> Function | None:
+        """A function by `NAMESPACE/NAME`, or None, which is counted. Raises Refusal when Redis is needed and away."""
+        found = self.known_function(key)
         if found is not None:
             return found
         try:
-            found = await self._table.find(self._key_start + name)
+            found = await self._table.find(key)
         except RedisUnavailable:
             raise lambda_errors.unavailable(AWAY) from None
         if found is None:

@@ -3,17 +3,19 @@
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote
 
 from starlette.types import Receive, Scope, Send
 
-from forebay_common import frames, record
+from forebay_common import frames, record, sigv4
 from forebay_common.names import LATEST, parse_reference
 from forebay_common.tlv import pack_field
 from forebay_gateway import lambda_errors
+from forebay_gateway.access import Access, needs_credential
 from forebay_gateway.admission import EVENT, REQUEST_RESPONSE, payload_limit, size_refusal
+from forebay_gateway.areas import split_namespace
 from forebay_gateway.dispatch import Connection
 from forebay_gateway.guard import Caller, Guard, GuardRefusal
 from forebay_gateway.http_event import Headers, HttpRequest, event_bytes
@@ -34,6 +36,7 @@ from forebay_gateway.table import Function, Route
 
 PREFLIGHT_MAX_AGE_S = 600
 
+_NO_NAME = "No function is named: the path is /fn/NAME and what the function shall see of it."
 _PATH = re.compile(rb"/fn/(?P<name>[^/]+)(?P<rest>/.*)?", re.DOTALL)
 
 
@@ -42,8 +45,12 @@ class Calls(Protocol):
 
     random: RandomSource
 
-    async def function(self, name: str) -> Function | None:
-        """A function by name. Raises Refusal when that cannot be found out."""
+    def known_function(self, key: str) -> Function | None:
+        """A function by `NAMESPACE/NAME`, if it is known here."""
+        ...
+
+    async def function(self, key: str) -> Function | None:
+        """A function by `NAMESPACE/NAME`. Raises Refusal when that cannot be found out."""
         ...
 
     async def sync(
@@ -76,8 +83,12 @@ class Calls(Protocol):
 
 
 class Target(NamedTuple):
-    """What a path names: `prefix` is `/fn/NAME` as sent, `rest` the path below it ("" or from its slash on)."""
+    """What a path names: `prefix` is `/fn/NAME` as sent, `rest` the path below it ("" or from its slash on).
 
+    `namespace` "" is the default one; `prefix` starts with `/ns/NAMESPACE` when the path does.
+    """
+
+    namespace: str
     name: str
     qualifier: str
     prefix: str
@@ -95,14 +106,16 @@ class Options(NamedTuple):
 
 def target_of(raw_path: bytes) -> Target | None:
     """Read a path as it was sent; None when it names no function."""
-    match = _PATH.fullmatch(raw_path)
+    namespace, path = split_namespace(raw_path)
+    match = _PATH.fullmatch(path)
     if match is None:
         return None
     segment = match["name"].decode("latin-1")
     reference = parse_reference(unquote(segment))
     if reference is None or reference.region or reference.account:
         return None
-    return Target(reference.name, reference.qualifier, f"/fn/{segment}", (match["rest"] or b"").decode("latin-1"))
+    prefix = f"/ns/{namespace}/fn/{segment}" if namespace else f"/fn/{segment}"
+    return Target(namespace, reference.name, reference.qualifier, prefix, (match["rest"] or b"").decode("latin-1"))
 
 
 def prefers_async(headers: Headers) -> bool:
@@ -145,15 +158,28 @@ def preflight_headers(headers: Headers) -> Headers | None:
 
 
 class FunctionRoute:
-    """Serves `/fn`. `on_refusal` is told of every page that was not let in."""
+    """Serves `/fn`.
+
+    `namespace` is meant by a path that names none. `access` None: nobody is asked for a credential. `on_refusal` is
+    told of every page that was not let in.
+    """
 
     def __init__(
-        self, calls: Calls, guard: Guard, bodies: BodyReader, on_refusal: Callable[[GuardRefusal], None]
+        self,
+        calls: Calls,
+        guard: Guard,
+        bodies: BodyReader,
+        on_refusal: Callable[[GuardRefusal], None],
+        *,
+        namespace: str,
+        access: Access | None = None,
     ) -> None:
         self._calls = calls
         self._guard = guard
         self._bodies = bodies
         self._on_refusal = on_refusal
+        self._namespace = namespace
+        self._access = access
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, connection: Connection | None = None
@@ -162,7 +188,7 @@ class FunctionRoute:
         invocation_id = self._calls.random.uuid()
         target = target_of(scope["raw_path"])
         try:
-            function = None if target is None else await self._calls.function(target.name)
+            function = None if target is None else await self._function(target, known_only=self._access is not None)
         except Refusal as refusal:
             await self._send(scope, send, _refused(refusal), [], invocation_id)
             return
@@ -181,32 +207,47 @@ class FunctionRoute:
                 await send_answer(send, HttpAnswer(204, [*cors, *granted], b""), "OPTIONS")
                 return
         try:
-            answer = await self._answer(scope, receive, target, function, invocation_id, connection)
+            if target is None:
+                answer = message(404, _NO_NAME)
+            else:
+                answer = await self._answer(scope, receive, target, function, invocation_id, connection)
         except Refusal as refusal:
             answer = _refused(refusal)
         except ClientLeft:
             return
         await self._send(scope, send, answer, cors, invocation_id)
 
+    async def _function(self, target: Target, *, known_only: bool) -> Function | None:
+        """The function of a path. `known_only`: who has shown no credential makes nobody look it up in Redis."""
+        key = f"{target.namespace or self._namespace}/{target.name}"
+        return self._calls.known_function(key) if known_only else await self._calls.function(key)
+
     async def _answer(
         self,
         scope: Scope,
         receive: Receive,
-        target: Target | None,
+        target: Target,
         function: Function | None,
         invocation_id: bytes,
         connection: Connection | None,
     ) -> HttpAnswer:
         """The function's answer, or the platform's word that it was accepted. Raises Refusal or ClientLeft."""
-        if target is None:
-            return message(404, "No function is named: the path is /fn/NAME and what the function shall see of it.")
+        options = _options(scope["headers"])
+        secret: frozenset[bytes] = frozenset()
+        body: bytes | None = None
+        if self._access is not None:
+            headers = sigv4.joined(scope["headers"])
+            if needs_credential(None if function is None else function.entry):
+                body = await self._admitted(self._access, scope, receive, headers, target, options)
+            secret = self._access.secret_headers(headers)
+            function = function or await self._function(target, known_only=False)
         route = None if function is None else function.routes.get(target.qualifier or LATEST)
         if function is None or route is None:
             raise lambda_errors.not_found(f"{target.name}:{target.qualifier}" if target.qualifier else target.name)
-        options = _options(scope["headers"])
-        body = await self._body(options, receive)
+        if body is None:
+            body = await self._body(options, receive)
         event = event_bytes(
-            _request(scope, target, body),
+            _request(scope, target, body, secret),
             function=function.entry.name,
             account=function.entry.arn.split(":")[4],
             request_id=uuid_text(invocation_id),
@@ -232,6 +273,28 @@ class FunctionRoute:
             return answer_of_result(reply.payload)
         failed = internal_server_error()
         return failed._replace(headers=[*failed.headers, (b"x-amz-function-error", b"Unhandled")])
+
+    async def _admitted(
+        self,
+        access: Access,
+        scope: Scope,
+        receive: Receive,
+        headers: Mapping[bytes, bytes],
+        target: Target,
+        options: Options,
+    ) -> bytes:
+        """The body of a request whose credential lets it call the function. Raises Refusal or ClientLeft."""
+        presented = access.present(headers)
+        body = await self._body(options, receive)
+        access.check_invoke(
+            presented,
+            sigv4.Request(scope["method"], scope["raw_path"], scope["query_string"], headers),
+            body,
+            namespace=target.namespace or self._namespace,
+            name=target.name,
+            arn=target.name,
+        )
+        return body
 
     async def _body(self, options: Options, receive: Receive) -> bytes:
         invocation_type = EVENT if options.run_async else REQUEST_RESPONSE
@@ -262,7 +325,8 @@ def _options(headers: Headers) -> Options:
     )
 
 
-def _request(scope: Scope, target: Target, body: bytes) -> HttpRequest:
+def _request(scope: Scope, target: Target, body: bytes, secret: frozenset[bytes]) -> HttpRequest:
+    """The request as its function may see it: without the headers in `secret`."""
     client, server = scope.get("client"), scope.get("server")
     return HttpRequest(
         method=scope["method"],
@@ -271,7 +335,7 @@ def _request(scope: Scope, target: Target, body: bytes) -> HttpRequest:
         query=scope["query_string"],
         http_version=scope["http_version"],
         scheme=scope["scheme"],
-        headers=scope["headers"],
+        headers=[header for header in scope["headers"] if header[0] not in secret],
         client_ip=client[0] if client else "",
         server_port=(server[1] or 0) if server else 0,
         body=body,

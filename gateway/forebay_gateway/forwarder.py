@@ -1,4 +1,4 @@
-"""Management calls, carried unchanged to the controller over its Unix socket.
+"""Management calls, carried unchanged to the controller over its Unix socket or its address on a cluster.
 
 The gateway verifies and understands none of them: the controller does. Request and response bodies stream both ways
 (a log that is followed never ends), and whoever leaves first ends the other side.
@@ -29,10 +29,15 @@ CALLS_MAX = 256
 FETCH_TIMEOUT_S = 2.0
 FETCH_MAX_BYTES = 4 * MIB
 
+CONNECT_RETRIES = 2
+"""Over the network: connections that were refused, as by one of several controllers that just ended."""
+
 AWAY = (
     "The controller is not answering; nothing was changed. It is restarted within seconds: try again. "
-    "If this lasts, the output of `forebay up` says why."
+    "If this lasts, {where} says why."
 )
+WHERE_LOCAL = "the output of `forebay up`"
+WHERE_CLUSTER = "the controller's log (kubectl logs)"
 SILENT = "The controller did not answer in time. Look at the function's state before trying again."
 BROKEN = "The connection to the controller was lost. Look at the function's state before trying again."
 
@@ -52,19 +57,28 @@ class _SilentClientError(Exception):
 
 
 class Forwarder:
-    """The way to one controller. Every call has its own connection: none can be stale after a controller's restart."""
+    """The way to the controller: a Unix socket, or with `url` (`http://HOST:PORT`) over the network.
+
+    Every call has its own connection: none can be stale after a controller's restart, and where there are several
+    controllers they share the calls.
+    """
 
     def __init__(
         self,
-        controller_socket: str,
+        controller_socket: str = "",
         *,
+        url: str = "",
         request_max_bytes: int = MANAGEMENT_REQUEST_MAX_BYTES,
         head_timeout_s: float = HEAD_TIMEOUT_S,
         body_silence_s: float = BODY_SILENCE_S,
     ) -> None:
         self._transport = httpx.AsyncHTTPTransport(
-            uds=controller_socket, limits=httpx.Limits(max_connections=CALLS_MAX, max_keepalive_connections=0)
+            uds=controller_socket or None,
+            retries=CONNECT_RETRIES if url else 0,
+            limits=httpx.Limits(max_connections=CALLS_MAX, max_keepalive_connections=0),
         )
+        self._url = url or "http://controller"
+        self._away = AWAY.format(where=WHERE_CLUSTER if url else WHERE_LOCAL)
         self._request_max_bytes = request_max_bytes
         self._head_timeout_s = head_timeout_s
         self._body_silence_s = body_silence_s
@@ -88,7 +102,7 @@ class Forwarder:
 
     async def fetch(self, raw_path: bytes) -> bytes | None:
         """The body of a GET that the controller answers with 200; None when it is away or answers otherwise."""
-        request = _request("GET", raw_path, [(b"host", b"controller")], None)
+        request = self._request("GET", raw_path, [(b"host", b"controller")], None)
         with contextlib.suppress(httpx.TransportError, TimeoutError):
             async with asyncio.timeout(FETCH_TIMEOUT_S):
                 response = await self._transport.handle_async_request(request)
@@ -110,7 +124,7 @@ class Forwarder:
         dropped = connection_headers(scope["headers"])
         headers = [header for header in scope["headers"] if header[0] not in dropped]
         content = body.chunks() if _has_body(scope["headers"]) else None
-        request = _request(scope["method"], target, headers, content)
+        request = self._request(scope["method"], target, headers, content)
         try:
             async with asyncio.timeout(None) as deadline:
                 body.deadline = deadline
@@ -130,7 +144,7 @@ class Forwarder:
             await _refuse(scope, send, lambda_errors.invalid_content("The request is not valid HTTP."))
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             _log.warning("the controller is not answering: %r", error)
-            await _refuse(scope, send, lambda_errors.unavailable(AWAY))
+            await _refuse(scope, send, lambda_errors.unavailable(self._away))
         except httpx.TransportError as error:
             _log.warning("the connection to the controller was lost: %r", error)
             await _refuse(scope, send, lambda_errors.unavailable(BROKEN))
@@ -140,6 +154,14 @@ class Forwarder:
         else:
             async with contextlib.aclosing(response):
                 await _pass_on(response, send)
+
+    def _request(
+        self, method: str, target: bytes, headers: Headers, content: AsyncGenerator[bytes, None] | None
+    ) -> httpx.Request:
+        """A request whose target goes out as it is: `httpx.URL` would spell its escapes its own way."""
+        timeout = {"connect": CONNECT_TIMEOUT_S, "pool": CONNECT_TIMEOUT_S, "read": None, "write": None}
+        extensions = {"target": target, "timeout": timeout}
+        return httpx.Request(method, self._url, headers=headers, content=content, extensions=extensions)
 
     def _too_large(self, scope: Scope) -> Refusal:
         operation = _UPLOADS.get((scope["method"], scope["path"].rpartition("/")[2]), "")
@@ -202,20 +224,6 @@ class _Body:
         await self._complete.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-
-def _request(
-    method: str, target: bytes, headers: Headers, content: AsyncGenerator[bytes, None] | None
-) -> httpx.Request:
-    """A request whose target goes out as it is: `httpx.URL` would spell its escapes its own way."""
-    timeout = {"connect": CONNECT_TIMEOUT_S, "pool": CONNECT_TIMEOUT_S, "read": None, "write": None}
-    return httpx.Request(
-        method,
-        "http://controller/",
-        headers=headers,
-        content=content,
-        extensions={"target": target, "timeout": timeout},
-    )
 
 
 def _declared_length(headers: Headers) -> int:

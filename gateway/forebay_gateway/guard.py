@@ -6,11 +6,11 @@ Pure decisions on a request's path and headers, made before anything else looks 
   for the browser, so nothing but its Host header gives it away.
 - What another site's page sends is refused: a foreign `Origin`, or none and `Sec-Fetch-Site: cross-site` (a form's
   GET, an image, a link). `/fn` leaves this to the function's allowed origins (`check_site`).
-- Management and Lambda calls need an `Authorization` header of any value: a page cannot add one without a
-  preflight, which is never granted there.
+- Management and Lambda calls need an `Authorization` or `X-Api-Key` header of any value: a page cannot add one
+  without a preflight, which is never granted there. Where credentials are required, `access.py` and the controller
+  look at the value; and Invoke comes in without one, since the function may be public.
 
-Everything is judged by the path as it was sent, percent-encoding untouched: what is not plainly one of the open
-paths is a management call, so an encoding trick can only make a rule stricter.
+Everything is judged by the path as it was sent (`areas.py`).
 """
 
 import json
@@ -19,22 +19,11 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
+from forebay_gateway.areas import Area
 from forebay_gateway.http_event import Headers
 
-
-class Area(Enum):
-    """Who serves a path, and with it which rules apply."""
-
-    FUNCTION = "function"
-    """`/fn/…`: handlers, over HTTP."""
-    OPEN = "open"
-    """Health, metrics and documentation of the gateway."""
-    CONTROLLER_METRICS = "controller_metrics"
-    """The controller's metrics: as open as the gateway's own."""
-    CODE_LINK = "code_link"
-    """Code packages by a signed link of the controller's, which is the credential, as a presigned URL is."""
-    MANAGEMENT = "management"
-    """Everything else: Lambda's paths and `/v1`."""
+ANY_HOST = "*"
+"""In place of an allowed host: every name is served, as behind a Service that any name may lead to."""
 
 
 class Rule(Enum):
@@ -46,6 +35,12 @@ class Rule(Enum):
     ORIGIN_FOREIGN = "origin_foreign"
     CROSS_SITE = "cross_site"
     AUTHORIZATION_MISSING = "authorization_missing"
+    KEY_UNKNOWN = "key_unknown"
+    """There is no such access key, or its secret is another."""
+    SIGNATURE_WRONG = "signature_wrong"
+    SIGNING_KEY_MISSING = "signing_key_missing"
+    """The access key is known, but nothing to check the day's signatures with."""
+    ACCESS_DENIED = "access_denied"
 
 
 class GuardRefusal(NamedTuple):
@@ -78,8 +73,6 @@ class Caller(NamedTuple):
     authorized: bool
 
 
-OPEN_PATHS = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/docs", b"/docs/oauth2-redirect", b"/openapi.json"})
-
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?)\.?(?::(?P<port>[0-9]{1,5}))?")
 _HOST_MAX_BYTES = 262  # a name's 255, a colon and a port
 _HOST_CACHE_MAX = 256
@@ -93,19 +86,6 @@ class HostPort(NamedTuple):
     port: int | None
 
 
-def area_of(raw_path: bytes) -> Area:
-    """Who serves `raw_path` (as sent, without the query)."""
-    if raw_path.startswith(b"/fn/") or raw_path == b"/fn":
-        return Area.FUNCTION
-    if raw_path in OPEN_PATHS:
-        return Area.OPEN
-    if raw_path == b"/controller/metrics":
-        return Area.CONTROLLER_METRICS
-    if raw_path.startswith(b"/v1/code/"):
-        return Area.CODE_LINK
-    return Area.MANAGEMENT
-
-
 def caller_of(headers: Headers) -> Caller:
     """Read a request's headers once (names are lower-case, as ASGI gives them)."""
     hosts: tuple[bytes, ...] = ()
@@ -114,7 +94,7 @@ def caller_of(headers: Headers) -> Caller:
     for name, value in headers:
         if name == b"host":
             hosts += (value,)
-        elif name == b"authorization":
+        elif name in {b"authorization", b"x-api-key"}:
             authorized = authorized or bool(value.strip())
         elif name == b"origin":
             # Two Origin headers are no browser's doing; together they equal no allowed origin.
@@ -158,27 +138,33 @@ def is_loopback(name: str) -> bool:
 
 
 class Guard:
-    """The rules for one gateway; `allowed_hosts` are names or addresses accepted beside loopback ones."""
+    """The rules for one gateway.
 
-    def __init__(self, allowed_hosts: tuple[str, ...] = ()) -> None:
+    `allowed_hosts` are names or addresses accepted beside loopback ones, `*` for all. `credentials_required`: those
+    who serve the calls ask for them.
+    """
+
+    def __init__(self, allowed_hosts: tuple[str, ...] = (), *, credentials_required: bool = False) -> None:
+        self.any_host = ANY_HOST in allowed_hosts
+        self._credentials_required = credentials_required
         parsed = [parse_host(host.encode()) or parse_host(f"[{host}]".encode()) for host in allowed_hosts]
         self._allowed = frozenset(host.name for host in parsed if host is not None)
         # A gateway sees few Host headers; the bound keeps a scanner from filling memory.
         self._good_hosts: dict[bytes, HostPort] = {}
 
-    def check(self, raw_path: bytes, caller: Caller) -> GuardRefusal | None:
+    def check(self, area: Area, caller: Caller) -> GuardRefusal | None:
         """Why the request may not come in; None when it may."""
         refusal = self.check_host(caller.hosts)
         if refusal is not None:
             return refusal
-        area = area_of(raw_path)
         if area is Area.FUNCTION:
             return None
         if caller.origin is not None or caller.fetch_site is not None:
             refusal = self.check_site(caller)
             if refusal is not None:
                 return refusal
-        if area is Area.MANAGEMENT and not caller.authorized:
+        closed = area is Area.MANAGEMENT or (area is Area.INVOKE and not self._credentials_required)
+        if closed and not caller.authorized:
             return GuardRefusal(
                 Rule.AUTHORIZATION_MISSING, 403, "MissingAuthenticationTokenException", "Missing Authentication Token"
             )
@@ -195,7 +181,7 @@ class Guard:
         host = parse_host(value)
         if host is None:
             return GuardRefusal(Rule.HOST_MALFORMED, 400, "BadRequestException", "the Host header is not a host")
-        if not is_loopback(host.name) and host.name not in self._allowed:
+        if not (self.any_host or is_loopback(host.name) or host.name in self._allowed):
             return GuardRefusal(
                 Rule.HOST_FOREIGN,
                 403,

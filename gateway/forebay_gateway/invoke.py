@@ -8,10 +8,12 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote_to_bytes
 
-from forebay_common import frames, limits, record
+from forebay_common import frames, limits, record, sigv4
 from forebay_common.names import LATEST, function_arn, parse_reference
 from forebay_common.tlv import pack_field
 from forebay_gateway import admission, lambda_errors
+from forebay_gateway.access import Access, needs_credential
+from forebay_gateway.areas import INVOKE_END, INVOKE_START, split_namespace
 from forebay_gateway.connection import ClientConnection
 from forebay_gateway.dispatch import Dispatcher, counted
 from forebay_gateway.identifiers import uuid_text
@@ -23,8 +25,6 @@ from forebay_gateway.table import Function, Route
 
 Scope = MutableMapping[str, Any]
 
-PATH_START = b"/2015-03-31/functions/"
-PATH_END = b"/invocations"
 DRY_RUN = "DryRun"
 INVOCATION_TYPES = {
     b"Event": admission.EVENT,
@@ -62,9 +62,11 @@ _STATUS_DRY_RUN = 204
 
 
 class Target(NamedTuple):
-    """Whom a call is for; `arn` as called, with the qualifier only if the caller used one."""
+    """Whom a call is for; `arn` as called, with the qualifier only if the caller used one. `key`: `NAMESPACE/NAME`."""
 
+    namespace: str
     name: str
+    key: str
     version: str
     qualified: bool
     arn: str
@@ -94,13 +96,27 @@ _SPECIAL = frozenset(
 
 
 class InvokeHandler:
-    """Serves Invoke; one for the process."""
+    """Serves Invoke; one for the process.
 
-    def __init__(self, dispatcher: Dispatcher, bodies: BodyReader, region: str, account: str) -> None:
+    `namespace` is meant by a path that names none. `access` None: nobody is asked for a credential.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        bodies: BodyReader,
+        *,
+        region: str,
+        account: str,
+        namespace: str,
+        access: Access | None = None,
+    ) -> None:
         self._dispatcher = dispatcher
         self._bodies = bodies
         self._region = region
         self._account = account
+        self._namespace = namespace
+        self._access = access
         self._targets: dict[tuple[bytes, bytes], Target] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]) -> None:
@@ -114,11 +130,19 @@ class InvokeHandler:
         try:
             target = self._target(scope["raw_path"], scope["query_string"])
             request = _PLAIN if _SPECIAL.isdisjoint(headers) else read_request(headers)
-            function = dispatcher.known_function(target.name) or await self._function(target)
+            function = dispatcher.known_function(target.key)
+            payload = None
+            if self._access is not None and needs_credential(None if function is None else function.entry):
+                payload = await self._admitted(self._access, scope, receive, headers, target, request)
+            if function is None:
+                function = await self._function(target)
             route = function.routes.get(target.version)
             if route is None:
                 raise counted(function, lambda_errors.not_found(target.arn))
-            payload = await self._payload(function, connection, headers, receive, request.invocation_type)
+            if payload is None:
+                payload = await self._payload(function, connection, headers, receive, request.invocation_type)
+            else:
+                payload = checked_json(function, payload)
             if request.invocation_type != admission.REQUEST_RESPONSE:
                 status = await self._other(function, route, target, request, payload, invocation_id)
                 head, body = b"", b""
@@ -148,7 +172,7 @@ class InvokeHandler:
 
     async def _function(self, target: Target) -> Function:
         """A function that is not in the table here, asked for. Raises Refusal."""
-        function = await self._dispatcher.function(target.name)
+        function = await self._dispatcher.function(target.key)
         if function is None:
             raise lambda_errors.not_found(target.arn)
         return function
@@ -180,15 +204,32 @@ class InvokeHandler:
 
     def _target(self, raw_path: bytes, query: bytes) -> Target:
         """Whom a path is for; clients call few names often, so the answer is kept. Raises Refusal."""
-        segment = raw_path[len(PATH_START) : -len(PATH_END)]
-        found = self._targets.get((segment, query))
+        found = self._targets.get((raw_path, query))
         if found is None:
-            found = parse_target(segment, query, self._region, self._account)
-            if len(segment) + len(query) <= _TARGET_MAX_BYTES:
+            namespace, path = split_namespace(raw_path)
+            segment = path[len(INVOKE_START) : -len(INVOKE_END)]
+            found = parse_target(namespace or self._namespace, segment, query, self._region, self._account)
+            if len(raw_path) + len(query) <= _TARGET_MAX_BYTES:
                 if len(self._targets) >= _TARGETS_MAX:
                     self._targets.clear()
-                self._targets[segment, query] = found
+                self._targets[raw_path, query] = found
         return found
+
+    async def _admitted(
+        self,
+        access: Access,
+        scope: Scope,
+        receive: Receive,
+        headers: Mapping[bytes, bytes],
+        target: Target,
+        request: Request,
+    ) -> bytes:
+        """The body of a request whose credential lets it call the function. Raises Refusal or ClientLeft."""
+        presented = access.present(headers)
+        body = await self._body(scope["state"]["connection"], headers, receive, request.invocation_type)
+        sent = sigv4.Request("POST", scope["raw_path"], scope["query_string"], headers)
+        access.check_invoke(presented, sent, body, namespace=target.namespace, name=target.name, arn=target.arn)
+        return body
 
     async def _payload(
         self,
@@ -199,21 +240,34 @@ class InvokeHandler:
         invocation_type: str,
     ) -> bytes:
         """The payload, found to be acceptable as far as that is looked at here. Raises Refusal or ClientLeft."""
-        payload = connection.whole_body()
         try:
-            if payload is None or len(payload) > _SMALL_BYTES:
-                length = declared_length(headers.get(b"content-length")) if payload is None else len(payload)
-                refusal = admission.size_refusal(length, invocation_type)
-                if refusal is not None:
-                    raise refusal
-            if payload is None:
-                payload = await self._bodies.read(receive, admission.payload_limit(invocation_type))
-            problem = json_problem(payload) if payload else ""
-            if problem:
-                raise lambda_errors.invalid_content(f"Could not parse request body into json: {problem}")
+            payload = await self._body(connection, headers, receive, invocation_type)
         except Refusal as refused:
             raise counted(function, refused) from None
-        return payload or EMPTY_EVENT
+        return checked_json(function, payload)
+
+    async def _body(
+        self, connection: ClientConnection, headers: Mapping[bytes, bytes], receive: Receive, invocation_type: str
+    ) -> bytes:
+        """The body as it was sent, within its limit. Raises Refusal or ClientLeft."""
+        body = connection.whole_body()
+        if body is None or len(body) > _SMALL_BYTES:
+            length = declared_length(headers.get(b"content-length")) if body is None else len(body)
+            refusal = admission.size_refusal(length, invocation_type)
+            if refusal is not None:
+                raise refusal
+        if body is None:
+            body = await self._bodies.read(receive, admission.payload_limit(invocation_type))
+        return body
+
+
+def checked_json(function: Function, payload: bytes) -> bytes:
+    """The event that a body stands for. Raises Refusal, counted, when it is no JSON."""
+    problem = json_problem(payload) if payload else ""
+    if problem:
+        refusal = lambda_errors.invalid_content(f"Could not parse request body into json: {problem}")
+        raise counted(function, refusal)
+    return payload or EMPTY_EVENT
 
 
 def reply_head(reply: Reply, *, log_tail: bool) -> bytes:
@@ -237,8 +291,11 @@ _PLAIN_HEAD = header_lines([CONTENT_TYPE, (b"x-amz-executed-version", LATEST.enc
 _FAILED_HEAD = header_lines([CONTENT_TYPE, _FUNCTION_ERROR])
 
 
-def parse_target(segment: bytes, query: bytes, region: str, account: str) -> Target:
-    """Read a path segment and a query string. Raises Refusal with what Lambda answers to a name it cannot take."""
+def parse_target(namespace: str, segment: bytes, query: bytes, region: str, account: str) -> Target:
+    """Read a path segment and a query string, of a call in a namespace.
+
+    Raises Refusal with what Lambda answers to a name it cannot take.
+    """
     text = unquote_to_bytes(segment).decode(errors="replace")
     asked = parse_qs(query.decode("latin-1"), keep_blank_values=False).get("Qualifier", [""])[-1] if query else ""
     failures = _length_failures("functionName", text, NAME_MAX_CHARS, _NAME)
@@ -266,7 +323,8 @@ def parse_target(segment: bytes, query: bytes, region: str, account: str) -> Tar
         )
     qualifier = asked or reference.qualifier
     arn = function_arn(region, account, reference.name, qualifier)
-    return Target(reference.name, qualifier or LATEST, bool(qualifier), arn)
+    key = f"{namespace}/{reference.name}"
+    return Target(namespace, reference.name, key, qualifier or LATEST, bool(qualifier), arn)
 
 
 def read_request(headers: Mapping[bytes, bytes]) -> Request:

@@ -3,6 +3,7 @@
 Texts are part of the wire format: clients match on them (AWS's answers as observed, and the Lambda service model).
 """
 
+from forebay_common.auth_errors import AuthError
 from forebay_common.function_errors import error_document
 from forebay_common.lambda_errors import error_body
 from forebay_gateway import counters
@@ -11,6 +12,7 @@ CONTENT_TYPE = (b"content-type", b"application/json")
 
 RETRY_AFTER_S = 1
 """What a caller is told to wait when nothing better is known."""
+_STATUS_UNAVAILABLE = 503
 
 
 class Refusal(Exception):  # noqa: N818 - not an error of ours: the answer to a call that gave no result
@@ -91,6 +93,12 @@ def invalid_content(message: str) -> Refusal:
 def access_denied(message: str) -> Refusal:
     """The call names what its caller has no access to."""
     return Refusal(403, "AccessDeniedException", message, counters.REJECTED)
+
+
+def unauthenticated(error: AuthError) -> Refusal:
+    """The call's credential is missing or wrong, or not enough for the call."""
+    retry_after_s = RETRY_AFTER_S if error.status == _STATUS_UNAVAILABLE else 0
+    return Refusal(error.status, error.error_type, error.message, counters.REJECTED, retry_after_s=retry_after_s)
 
 
 def body_timed_out() -> Refusal:

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from forebay_gateway.guard import Area, area_of
+from forebay_gateway.areas import Area, area_of
 
 Document = dict[str, Any]
 
@@ -24,7 +24,7 @@ def merged(own: Document, controller: Document | None) -> Document:
     for path, item in (controller or {}).get("paths", {}).items():
         if path == "/metrics":
             paths["/controller/metrics"] = _named_apart(item)
-        elif area_of(path.encode()) is Area.MANAGEMENT:
+        elif area_of("GET", path.encode()) is Area.MANAGEMENT:
             paths[path] = _with_authorization(item)
     for kind, found in (controller or {}).get("components", {}).items():
         components[kind] = {**found, **components.get(kind, {})}

@@ -128,7 +128,7 @@ class RedisLink:
             _, connection = await loop.create_unix_connection(self._protocol, settings.unix_socket)
         else:
             assert settings.host is not None
-            context = ssl.create_default_context() if settings.tls else None
+            context = ssl.create_default_context(cafile=settings.ca_file) if settings.tls else None
             _, connection = await loop.create_connection(self._protocol, settings.host, settings.port, ssl=context)
         try:
             await connection.greet(settings)

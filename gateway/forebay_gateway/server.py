@@ -7,14 +7,16 @@ import resource
 import signal
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import uvicorn
 
+from forebay_gateway.access import Access
 from forebay_gateway.app import create_app
+from forebay_gateway.areas import Area
 from forebay_gateway.asgi import Entry
 from forebay_gateway.config import GatewayConfig
-from forebay_gateway.connection import ClientConnection
+from forebay_gateway.connection import HttpConfig, Leaving
 from forebay_gateway.core import Core
 from forebay_gateway.fn_route import FunctionRoute
 from forebay_gateway.forwarder import Forwarder
@@ -32,18 +34,33 @@ CANCELLED_S = 1.0
 
 
 class GatewayServer(uvicorn.Server):
-    """uvicorn's server, whose signals end in a clean exit: its own raises SIGTERM again at the end."""
+    """uvicorn's server, whose signals end in a clean exit: its own raises SIGTERM again at the end.
+
+    Told to stop, it first serves on for `drain_s`.
+    """
+
+    def __init__(self, config: HttpConfig, drain_s: float) -> None:
+        super().__init__(config)
+        self._leaving = config.leaving
+        self._drain_s = drain_s
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT stop the server; a second one does not wait for calls."""
+        """SIGTERM and SIGINT stop the server; another one cuts the draining short, and then the wait for calls."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         yield
 
     def _stop(self) -> None:
-        self.force_exit = self.should_exit
+        if self._leaving.begun or self._drain_s == 0:
+            self.force_exit = self.should_exit
+            self._exit()
+        else:
+            asyncio.get_running_loop().call_later(self._drain_s, self._exit)
+        self._leaving.begun = True
+
+    def _exit(self) -> None:
         self.should_exit = True
 
 
@@ -53,33 +70,34 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
-async def serve(config: GatewayConfig, listening: socket.socket) -> None:
-    """Serve until a signal asks to stop; waiting calls then get `config.stop_s` to finish."""
+async def serve(config: GatewayConfig, listening: Mapping[socket.socket, frozenset[Area]]) -> None:
+    """Serve on sockets, each with what it serves, until a signal asks to stop.
+
+    Then it serves on for `config.drain_s`, and waiting calls get `config.stop_s` to finish.
+    """
     core = Core(config)
-    forwarder = Forwarder(config.controller_socket)
-    server = GatewayServer(
-        uvicorn.Config(
-            _entry(config, core, forwarder),
-            http=ClientConnection,
-            interface="asgi3",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            log_level="error",
-            backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(config.stop_s)),
-        )
+    forwarder = Forwarder(config.controller_socket, url=config.controller_url)
+    leaving = Leaving()
+    ports = {opened.getsockname()[1]: areas for opened, areas in listening.items()}
+    settings = HttpConfig(
+        _entry(config, core, forwarder, leaving, ports),
+        leaving,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        log_level="error",
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(config.stop_s)),
     )
+    server = GatewayServer(settings, config.drain_s)
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
     async with asyncio.TaskGroup() as group:
         running = group.create_task(core.run())
-        await server.serve(sockets=[listening])
+        await server.serve(sockets=list(listening))
         cancelled = server.server_state.tasks
         if cancelled:
             await asyncio.wait(cancelled, timeout=CANCELLED_S)
@@ -87,21 +105,37 @@ async def serve(config: GatewayConfig, listening: socket.socket) -> None:
         running.cancel()
 
 
-def _entry(config: GatewayConfig, core: Core, forwarder: Forwarder) -> Entry:
-    guard = Guard(config.allowed_hosts)
+def _entry(
+    config: GatewayConfig, core: Core, forwarder: Forwarder, leaving: Leaving, ports: Mapping[int, frozenset[Area]]
+) -> Entry:
+    guard = Guard(config.allowed_hosts, credentials_required=config.auth_required)
     bodies = BodyReader()
     refusals: Counter[Rule] = Counter()
+    access = Access(core.credentials.find, config.region, refusals) if config.auth_required else None
 
     def count(refusal: GuardRefusal) -> None:
         refusals[refusal.rule] += 1
 
+    def readiness() -> dict[str, bool]:
+        return core.readiness() | ({"staying": False} if leaving.begun else {})
+
+    invoke = InvokeHandler(
+        core.dispatcher,
+        bodies,
+        region=config.region,
+        account=config.account,
+        namespace=config.namespace,
+        access=access,
+    )
     return Entry(
         guard=guard,
-        invoke=InvokeHandler(core.dispatcher, bodies, config.region, config.account),
-        functions=FunctionRoute(core.dispatcher, guard, bodies, count),
+        invoke=invoke,
+        functions=FunctionRoute(core.dispatcher, guard, bodies, count, namespace=config.namespace, access=access),
         forwarder=forwarder,
-        app=create_app(core.readiness, core.counters, refusals, forwarder),
+        app=create_app(readiness, core.counters, refusals, forwarder),
         refusals=refusals,
+        ports=ports,
+        access=access,
     )
 
 

@@ -2,7 +2,8 @@
 
 At each connection it subscribes first and reads everything then, so no change falls between the two. A change is
 announced as `GENERATION NAMESPACE/NAME`: the next generation rereads that one entry, a gap rereads all. A call for
-a name that is not there asks once, and the answer "there is none" is kept for a moment.
+a name that is not there asks once, and the answer "there is none" is kept for a moment. Access keys are kept fresh
+in the same way, under the same generations (`GENERATION credentials/ACCESS_KEY_ID`).
 """
 
 import asyncio
@@ -13,12 +14,14 @@ from typing import Any
 import hiredis
 
 from forebay_common import logs, record
+from forebay_common.function_table import CREDENTIAL_CHANGED
 from forebay_common.keys import RECORD_FIELD, PlatformKeys
 from forebay_common.names import LATEST
 from forebay_common.routing import RoutingEntry, VersionRoute
 from forebay_common.tlv import pack_field
 from forebay_gateway.admission import Sample
 from forebay_gateway.counters import Counters, FunctionCounters
+from forebay_gateway.credential_table import CredentialTable
 from forebay_gateway.redis_link import NotConnected, RedisLink, RedisUnavailable, ignore
 from forebay_gateway.resp import bulk, head, pack
 
@@ -111,8 +114,16 @@ class FunctionTable:
     Redis is away, since the table is still good enough to refuse calls properly.
     """
 
-    def __init__(self, commands: RedisLink, keys: PlatformKeys, reply_address: str, counters: Counters) -> None:
+    def __init__(
+        self,
+        commands: RedisLink,
+        keys: PlatformKeys,
+        reply_address: str,
+        counters: Counters,
+        credentials: CredentialTable,
+    ) -> None:
         self.ready = False
+        self._credentials = credentials
         self._commands = commands
         self._keys = keys
         self._reply = pack_field(record.TAG_REPLY_ADDRESS, reply_address.encode())
@@ -123,7 +134,8 @@ class FunctionTable:
         self._reread = False
         self._misses: dict[str, float] = {}
         self._lookups: dict[str, asyncio.Future[None]] = {}
-        self._load = (pack("MULTI") + pack("GET", keys.generation) + pack("HGETALL", keys.functions) + pack("EXEC"),)
+        reads = (("GET", keys.generation), ("HGETALL", keys.functions), ("HGETALL", keys.credentials))
+        self._load = (pack("MULTI"), *(pack(*read) for read in reads), pack("EXEC"))
 
     def get(self, key: str) -> Function | None:
         """A function by `NAMESPACE/NAME`, as far as it is known here."""
@@ -157,7 +169,7 @@ class FunctionTable:
             self._reread = True
             return
         try:
-            self._commands.write(self._load, ignore, ignore, ignore, self._on_load)
+            self._commands.write(self._load, *(ignore,) * (len(self._load) - 1), self._on_load)
         except NotConnected:
             self._later(self.reload)
             return
@@ -178,6 +190,9 @@ class FunctionTable:
         elif generation == self._generation + 1:
             self._generation = generation
             try:
+                if key.startswith(CREDENTIAL_CHANGED):
+                    self._fetch_credential(key.removeprefix(CREDENTIAL_CHANGED))
+                # A namespace may have that very name, so the entry is read in any case.
                 self._fetch(key, None, generation)
             except NotConnected:
                 self._later(self.reload)
@@ -190,7 +205,7 @@ class FunctionTable:
             _log.warning("the function table could not be read: %s", reply)
             self._later(self.reload)
             return
-        generation, fields = reply
+        generation, fields, credentials = reply
         self._generation = int(generation or 0)
         seen = set()
         for field, data in zip(fields[::2], fields[1::2], strict=True):
@@ -198,6 +213,8 @@ class FunctionTable:
             self._put(field.decode(), data)
         for key in [known for known in self._functions if known not in seen]:
             self._drop(key)
+        ids = [field.decode() for field in credentials[::2]]
+        self._credentials.replace(dict(zip(ids, credentials[1::2], strict=True)))
         self._counters.table_generation = self._generation
         self.ready = True
         if self._reread:
@@ -229,6 +246,19 @@ class FunctionTable:
                 lookup.set_result(None)
 
         self._commands.write((pack("HGET", self._keys.functions, key),), fetched)
+
+    def _fetch_credential(self, access_key_id: str) -> None:
+        """Read one access key. Raises NotConnected."""
+
+        def fetched(reply: Any) -> None:
+            if isinstance(reply, bytes):
+                self._credentials.put(access_key_id, reply)
+            elif reply is None:
+                self._credentials.drop(access_key_id)
+            else:
+                self._later(self.reload)
+
+        self._commands.write((pack("HGET", self._keys.credentials, access_key_id),), fetched)
 
     def _miss(self, key: str) -> None:
         if len(self._misses) >= MISSES_MAX:

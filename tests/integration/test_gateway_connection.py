@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from forebay_gateway.connection import ClientConnection
+from forebay_gateway.connection import ClientConnection, HttpConfig, Leaving
 
 KEEP_ALIVE_S = 1
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -23,9 +22,7 @@ async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    config = uvicorn.Config(
-        app, http=ClientConnection, timeout_keep_alive=KEEP_ALIVE_S, log_config=None, lifespan="off"
-    )
+    config = HttpConfig(app, Leaving(), timeout_keep_alive=KEEP_ALIVE_S, log_config=None)
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()

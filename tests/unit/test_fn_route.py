@@ -12,12 +12,12 @@ VARY = (b"vary", b"Origin")
 @pytest.mark.parametrize(
     ("raw_path", "target"),
     [
-        (b"/fn/hello", Target("hello", "", "/fn/hello", "")),
-        (b"/fn/hello/", Target("hello", "", "/fn/hello", "/")),
-        (b"/fn/hello/a%20b//c", Target("hello", "", "/fn/hello", "/a%20b//c")),
-        (b"/fn/hello:prod/x", Target("hello", "prod", "/fn/hello:prod", "/x")),
-        (b"/fn/hello%3Aprod", Target("hello", "prod", "/fn/hello%3Aprod", "")),
-        (b"/fn/hello/\n", Target("hello", "", "/fn/hello", "/\n")),
+        (b"/fn/hello", Target("", "hello", "", "/fn/hello", "")),
+        (b"/fn/hello/", Target("", "hello", "", "/fn/hello", "/")),
+        (b"/fn/hello/a%20b//c", Target("", "hello", "", "/fn/hello", "/a%20b//c")),
+        (b"/fn/hello:prod/x", Target("", "hello", "prod", "/fn/hello:prod", "/x")),
+        (b"/fn/hello%3Aprod", Target("", "hello", "prod", "/fn/hello%3Aprod", "")),
+        (b"/fn/hello/\n", Target("", "hello", "", "/fn/hello", "/\n")),
     ],
 )
 def test_a_path_names_a_function_and_what_it_sees(raw_path: bytes, target: Target) -> None:

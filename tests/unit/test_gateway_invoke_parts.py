@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from forebay_common import frames, record, tlv
 from forebay_common.routing import RoutingEntry
 from forebay_gateway import invoke, lambda_errors
+from forebay_gateway.areas import Area
 from forebay_gateway.config import GatewayConfig
 from forebay_gateway.dispatch import refusal_of
 from forebay_gateway.identifiers import RandomSource, uuid_text
@@ -37,7 +38,7 @@ def outcome(parse: Callable[[], T]) -> T | Refusal:
 
 class TestTarget:
     def parse(self, segment: bytes, query: bytes = b"") -> Target:
-        return parse_target(segment, query, REGION, ACCOUNT)
+        return parse_target("team-a", segment, query, REGION, ACCOUNT)
 
     @pytest.mark.parametrize(
         ("segment", "query", "version", "qualified"),
@@ -55,7 +56,7 @@ class TestTarget:
     )
     def test_forms(self, segment: bytes, query: bytes, version: str, *, qualified: bool) -> None:
         arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:f" + (f":{version}" if qualified else "")
-        assert self.parse(segment, query) == Target("f", version, qualified, arn)
+        assert self.parse(segment, query) == Target("team-a", "f", "team-a/f", version, qualified, arn)
 
     @given(st.binary(max_size=300), st.binary(max_size=60))
     def test_any_bytes_are_a_target_or_lambdas_refusal(self, segment: bytes, query: bytes) -> None:
@@ -237,6 +238,26 @@ class TestConfiguration:
         document = {name: value for name, value in self.document.items() if name != missing}
         with pytest.raises(ValueError, match=missing):
             GatewayConfig.from_json(document)
+
+    def test_one_port_serves_everything_unless_parts_have_ports_of_their_own(self) -> None:
+        assert GatewayConfig.from_json(self.document).ports == {8480: frozenset(Area)}
+        several = {"functions_port": 8481, "invoke_port": 8482, "metrics_port": 8483}
+        ports = GatewayConfig.from_json(self.document | several).ports
+        assert list(ports) == [8480, 8481, 8482, 8483]
+        assert ports[8480] == frozenset(Area) - {Area.FUNCTION}
+        assert [set(ports[port]) for port in (8481, 8482, 8483)] == [{Area.FUNCTION}, {Area.INVOKE}, {Area.OPEN}]
+
+    @pytest.mark.parametrize(
+        ("members", "text"),
+        [
+            ({"controller_url": "http://controller:8490"}, "either controller_socket or controller_url"),
+            ({"auth": "maybe"}, "auth is required or off, not maybe"),
+            ({"functions_port": 8480}, "needs a number of its own"),
+        ],
+    )
+    def test_what_contradicts_itself_is_refused(self, members: dict[str, Any], text: str) -> None:
+        with pytest.raises(ValueError, match=text):
+            GatewayConfig.from_json(self.document | members)
 
 
 def test_commands_are_packed_as_redis_reads_them() -> None:

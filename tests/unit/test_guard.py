@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay_gateway.guard import Area, Guard, GuardRefusal, Rule, area_of, caller_of, is_loopback, parse_host
+from forebay_gateway.areas import Area, area_of
+from forebay_gateway.guard import Guard, GuardRefusal, Rule, caller_of, is_loopback, parse_host
 from forebay_gateway.http_event import Headers
 
 AUTHORIZATION = (b"authorization", b"AWS4-HMAC-SHA256 Credential=x")
@@ -15,7 +16,7 @@ OPEN_PATHS = [b"/healthz", b"/readyz", b"/metrics", b"/docs", b"/openapi.json", 
 
 
 def checked(path: bytes, *headers: tuple[bytes, bytes], host: bytes = b"localhost:8480") -> GuardRefusal | None:
-    return Guard().check(path, caller_of([(b"host", host), *headers]))
+    return Guard().check(area_of("POST", path), caller_of([(b"host", host), *headers]))
 
 
 def rule_of(refusal: GuardRefusal | None) -> Rule | None:
@@ -88,7 +89,7 @@ def test_a_malformed_host_is_a_bad_request(host: bytes) -> None:
 
 @pytest.mark.parametrize("hosts", [[], [b"localhost", b"localhost"], [b"localhost", b"evil.example"]])
 def test_exactly_one_host_is_needed(hosts: list[bytes]) -> None:
-    refusal = Guard().check(b"/healthz", caller_of([(b"host", host) for host in hosts]))
+    refusal = Guard().check(Area.OPEN, caller_of([(b"host", host) for host in hosts]))
     assert refusal is not None
     assert (refusal.rule, refusal.status) == (Rule.HOST_MISSING, 400)
 
@@ -106,19 +107,37 @@ def test_exactly_one_host_is_needed(hosts: list[bytes]) -> None:
 )
 def test_a_configured_host_comes_in(configured: str, host: bytes) -> None:
     caller = caller_of([(b"host", host)])
-    assert Guard((configured,)).check(b"/healthz", caller) is None
-    assert Guard().check(b"/healthz", caller) is not None
+    assert Guard((configured,)).check(Area.OPEN, caller) is None
+    assert Guard().check(Area.OPEN, caller) is not None
+
+
+@pytest.mark.parametrize("host", [b"gateway.forebay.svc:8480", b"10.0.0.7:8480", b"evil.example"])
+def test_any_well_formed_host_comes_in_where_all_are_served(host: bytes) -> None:
+    guard = Guard(("*",), credentials_required=True)
+    assert guard.check(Area.OPEN, caller_of([(b"host", host)])) is None
+    assert rule_of(guard.check(Area.OPEN, caller_of([(b"host", host + b"/x")]))) is Rule.HOST_MALFORMED
+    assert rule_of(guard.check(Area.OPEN, caller_of([]))) is Rule.HOST_MISSING
+
+
+def test_where_credentials_are_required_a_public_function_is_invoked_without_one_and_management_is_not() -> None:
+    guard = Guard(("*",), credentials_required=True)
+    stranger = caller_of([(b"host", b"h")])
+    assert guard.check(Area.INVOKE, stranger) is None
+    assert rule_of(guard.check(Area.MANAGEMENT, stranger)) is Rule.AUTHORIZATION_MISSING
+    page = caller_of([(b"host", b"h"), (b"origin", b"https://evil.example"), AUTHORIZATION])
+    assert rule_of(guard.check(Area.INVOKE, page)) is Rule.ORIGIN_FOREIGN
 
 
 def test_a_host_that_came_in_once_does_not_open_the_door_for_others() -> None:
     guard = Guard()
-    assert guard.check(b"/healthz", caller_of([(b"host", b"localhost")])) is None
-    assert guard.check(b"/healthz", caller_of([(b"host", b"localhost.evil.example")])) is not None
+    assert guard.check(Area.OPEN, caller_of([(b"host", b"localhost")])) is None
+    assert guard.check(Area.OPEN, caller_of([(b"host", b"localhost.evil.example")])) is not None
 
 
 @pytest.mark.parametrize("path", MANAGEMENT_PATHS)
-def test_management_and_lambda_calls_need_an_authorization_header(path: bytes) -> None:
+def test_management_and_lambda_calls_need_a_header_that_a_page_cannot_send(path: bytes) -> None:
     assert checked(path, AUTHORIZATION) is None
+    assert checked(path, (b"x-api-key", b"x")) is None
     for headers in ([], [(b"authorization", b"")], [(b"authorization", b"  ")]):
         refusal = checked(path, *headers)
         assert refusal is not None
@@ -133,7 +152,7 @@ def test_health_metrics_and_documentation_need_no_authorization(path: bytes) -> 
 
 @pytest.mark.parametrize("path", [b"/v1/../fn/hello", b"/%66n/hello", b"/FN/hello", b"//fn/hello", b"/fnx", b"/docs/"])
 def test_what_is_not_plainly_open_is_a_management_path(path: bytes) -> None:
-    assert area_of(path) is Area.MANAGEMENT
+    assert area_of("POST", path) is Area.MANAGEMENT
 
 
 @pytest.mark.parametrize(
@@ -222,12 +241,13 @@ def test_any_bytes_are_a_host_or_none(value: bytes) -> None:
 @given(
     path=st.binary(),
     headers=st.lists(
-        st.tuples(st.sampled_from([b"host", b"origin", b"sec-fetch-site", b"authorization"]), st.binary())
+        st.tuples(st.sampled_from([b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-api-key"]), st.binary())
     ),
 )
 def test_only_a_good_host_and_an_authorization_reach_management(path: bytes, headers: Headers) -> None:
-    refusal = Guard().check(path, caller_of(headers))
-    if refusal is None and area_of(path) is Area.MANAGEMENT:
+    area = area_of("POST", path)
+    refusal = Guard().check(area, caller_of(headers))
+    if refusal is None and area in {Area.MANAGEMENT, Area.INVOKE}:
         names = [name for name, _ in headers]
         assert names.count(b"host") == 1
-        assert b"authorization" in names
+        assert b"authorization" in names or b"x-api-key" in names

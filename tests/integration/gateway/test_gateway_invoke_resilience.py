@@ -264,7 +264,7 @@ class TestItsEnd:
 
     @pytest.mark.parametrize(
         ("document", "words"),
-        [("{", "cannot start"), ("[]", "not a JSON object"), ("{}", "lacks redis and controller_socket")],
+        [("{", "cannot start"), ("[]", "not a JSON object"), ("{}", "lacks redis")],
     )
     def test_a_configuration_that_is_none_is_one_line(self, tmp_path: Path, document: str, words: str) -> None:
         config = tmp_path / "gateway.json"
