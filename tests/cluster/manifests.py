@@ -1,6 +1,8 @@
 """Objects that tests create."""
 
+import base64
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from cluster.access import Cluster
@@ -23,6 +25,40 @@ def pod(name: str, command: str, **spec: Any) -> dict[str, Any]:
 def web_server(name: str) -> dict[str, Any]:
     """A pod that answers every request for / with its name."""
     return pod(name, f"cd /tmp && echo {name} > index.html && exec httpd -f -p {WEB_PORT}")
+
+
+def closed_container() -> dict[str, Any]:
+    """What Pod Security `restricted` asks of a container, and limits."""
+    return {
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "runAsUser": 65534,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "resources": {
+            "requests": {"cpu": "10m", "memory": "16Mi"},
+            "limits": {"cpu": "500m", "memory": "64Mi"},
+        },
+    }
+
+
+def web_files(name: str, files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """A pod that serves these files, its Service, and the ConfigMap that holds them; `restricted` allows it."""
+    content = {path: base64.b64encode(data).decode() for path, data in files.items()}
+    server = pod(
+        name,
+        f"exec httpd -f -p {WEB_PORT} -h /www",
+        container={**closed_container(), "volumeMounts": [{"name": "www", "mountPath": "/www"}]},
+        volumes=[{"name": "www", "configMap": {"name": f"{name}-files"}}],
+    )
+    return [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-files"}, "binaryData": content},
+        server,
+        service(name, "ClusterIP"),
+    ]
 
 
 def service(name: str, kind: str) -> dict[str, Any]:

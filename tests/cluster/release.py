@@ -9,10 +9,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import httpx
 from botocore.config import Config
+from redis import Redis
 
 from .access import Cluster
 from .platform_images import REPOSITORY
@@ -30,7 +32,9 @@ API = ("forebay-gateway", 8480)
 FUNCTIONS = ("forebay-functions", 80)
 INVOKE = ("forebay-invoke", 8482)
 CONTROLLER = ("forebay-controller", 8490)
+VALKEY = ("forebay-valkey", 6379)
 METRICS_PORT = 8483
+FUNCTION_USER = "forebay-fn-"
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,25 @@ class Release:
         """The `forebay` command against this release."""
         settings = {"FOREBAY_ENDPOINT": self.url(API, namespace), "FOREBAY_API_KEY": self.admin().api_key}
         return run([Path(sys.executable).with_name("forebay"), *arguments], settings)
+
+    def redis(self, username: str = "forebay-controller", password: str = "") -> Redis:
+        """A client of its Redis, as the controller or as another user."""
+        address = urlsplit(self.url(VALKEY))
+        assert address.hostname is not None
+        assert address.port is not None
+        return Redis(
+            host=address.hostname,
+            port=address.port,
+            username=username,
+            password=password or self.secret("forebay-redis")["controller-password"],
+            decode_responses=True,
+        )
+
+    def redis_users(self) -> set[str]:
+        """The uids of functions that have a Redis user."""
+        with self.redis() as redis:
+            users: list[str] = redis.execute_command("ACL", "USERS")
+        return {user.removeprefix(FUNCTION_USER) for user in users if user.startswith(FUNCTION_USER)}
 
     def pod_names(self, component: str) -> list[str]:
         """Names of the living pods of one component."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.access import Cluster
-from cluster.manifests import create, pod, service, wait_ready, web_server
+from cluster.manifests import closed_container, create, pod, service, wait_ready, web_server
 from support.waiting import wait_until
 
 CHART = {
@@ -82,20 +82,7 @@ def test_restricted_pod_security_refuses_a_privileged_pod(cluster: Cluster, name
 
 def test_a_pod_under_restricted_pod_security_runs(cluster: Cluster, namespace: str) -> None:
     cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-    closed = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "readOnlyRootFilesystem": True,
-        "runAsNonRoot": True,
-        "runAsUser": 65534,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    limits = {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "500m", "memory": "32Mi"}}
-    create(
-        cluster,
-        namespace,
-        pod("closed", "id -u; exec sleep infinity", container={"securityContext": closed, "resources": limits}),
-    )
+    create(cluster, namespace, pod("closed", "id -u; exec sleep infinity", container=closed_container()))
     wait_ready(cluster, namespace, "closed")
     assert cluster.kubectl("logs", "closed", f"--namespace={namespace}") == "65534\n"
 
