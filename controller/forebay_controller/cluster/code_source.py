@@ -16,13 +16,14 @@ from collections.abc import Iterable
 from redis.asyncio import Redis
 
 from forebay_common import limits
-from forebay_common.keys import PlatformKeys
+from forebay_common.keys import FunctionKeys, PlatformKeys
 from forebay_common.redis_client import command
 from forebay_controller.cluster.api import CONFIG_MAPS, Api, ApiError
 from forebay_controller.cluster.outbound import Outbound, OutboundError
 from forebay_controller.cluster.outbound_rules import OutboundRefusedError
 from forebay_controller.cluster.resource import BlobCode, CodeSource, ConfigMapCode, InlineCode, ZipCode
 from forebay_controller.code_package import CodePackage, PackageError, read_package
+from forebay_controller.code_store import StoredPackage
 
 BLOB_TTL_S = 86_400
 """An upload that no Function has named by then is gone; the leader picks one up within a second."""
@@ -133,6 +134,19 @@ async def read_blob(redis: Redis, platform: PlatformKeys, sha256: str) -> bytes 
     chunks: list[bytes | None] = [await command(redis, "GET", name) for name in names]
     found = [chunk for chunk in chunks if chunk is not None]
     return b"".join(found) if len(found) == len(chunks) else None
+
+
+async def stored_size(redis: Redis, keys: FunctionKeys, sha256: str) -> int | None:
+    """The bytes of a package that a function holds, every chunk of it; None when it does not.
+
+    Raises redis.exceptions.RedisError.
+    """
+    raw: bytes | None = await command(redis, "HGET", keys.code_index(), sha256)
+    if raw is None:
+        return None
+    stored = StoredPackage(**json.loads(raw))
+    names = [keys.code(sha256, number) for number in range(stored.chunks)]
+    return stored.size if await command(redis, "EXISTS", *names) == len(names) else None
 
 
 def make_zip(files: Iterable[tuple[str, bytes]]) -> bytes:
