@@ -36,10 +36,14 @@ AUTHORIZATION = {"authorization": "test"}
 
 
 class GatewayProcess:
-    """`python -m forebay_gateway` on a port of its own; `log` holds what it wrote to stderr."""
+    """`python -m forebay_gateway` on a port of its own; `log` holds what it wrote to stderr.
+
+    `headers` are what its clients send; with `auth="required"` a test sets them to a credential.
+    """
 
     def __init__(self, folder: Path, redis: dict[str, Any], prefix: str, **settings: Any) -> None:
         self.prefix = prefix
+        self.headers = AUTHORIZATION
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "gateway.log"
@@ -80,7 +84,7 @@ class GatewayProcess:
 
     def client(self, **settings: Any) -> httpx.AsyncClient:
         """An HTTP client that may call functions."""
-        return httpx.AsyncClient(base_url=self.url, headers=AUTHORIZATION, timeout=20, **settings)
+        return httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=20, **settings)
 
     async def metric(self, name: str) -> float:
         """One of its own numbers, without labels."""
