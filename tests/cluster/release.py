@@ -17,8 +17,9 @@ from botocore.config import Config
 from redis import Redis
 
 from .access import Cluster
+from .node.runtime import kill_container
 from .platform_images import REPOSITORY
-from .reach import Reach
+from .reach import Reach, ServiceAddresses
 
 NAME = "forebay"
 NAMESPACE = "forebay"
@@ -152,6 +153,20 @@ class Release:
         with self.redis() as redis:
             users: list[str] = redis.execute_command("ACL", "USERS")
         return {user.removeprefix(FUNCTION_USER) for user in users if user.startswith(FUNCTION_USER)}
+
+    def kill(self, pod: str) -> None:
+        """kill -9 the one container of a platform's pod, which is then started again; elsewhere delete it by force."""
+        if isinstance(self.reach, ServiceAddresses):
+            status = self.cluster.json("pod", pod, f"--namespace={NAMESPACE}")["status"]["containerStatuses"][0]
+            kill_container(status["containerID"].removeprefix("containerd://"))
+        else:
+            self.cluster.kubectl("delete", "pod", pod, f"--namespace={NAMESPACE}", "--force", "--grace-period=0")
+
+    def leader(self) -> str:
+        """The pod of the controller that leads; "" when none does."""
+        (lease,) = self.cluster.json("leases", f"--namespace={NAMESPACE}")["items"]
+        holder: str = lease["spec"].get("holderIdentity") or ""
+        return holder
 
     def pod_names(self, component: str) -> list[str]:
         """Names of the living pods of one component."""

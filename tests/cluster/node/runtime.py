@@ -81,6 +81,11 @@ def load_image(archive: Path) -> None:
     run(_ctr("images", "import", str(archive)), what=f"load {archive.name} into the node")
 
 
+def kill_container(container: str) -> None:
+    """kill -9 everything that runs in a container, by its id; the kubelet sees to what comes next."""
+    run(_ctr("tasks", "kill", "--signal", "SIGKILL", "--all", container), what=f"kill {container}")
+
+
 def _ctr(*arguments: str) -> list[str]:
     return ["ctr", "--address", str(CONTAINERD_SOCKET), "--namespace", NAMESPACE, *arguments]
 

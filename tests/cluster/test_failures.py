@@ -1,0 +1,108 @@
+"""Parts of the platform die under load: what was accepted is done, and the rest goes on."""
+
+import contextlib
+from collections.abc import Iterator
+
+from cluster.access import Cluster
+from cluster.functions import WORKER, deploy, function, get
+from cluster.load import Load, Target, bad, burst, loading
+from cluster.release import NAMESPACE, Release
+from cluster.test_scaling import none_was_deleted_at_work, target
+from cluster.watching import functions_in, pods_of, watching
+
+RATE = 8
+EVENTS_RATE = 20
+TAKEOVER_S = 25.0  # the lease's 15 s, and what a standby needs on two busy cores
+OUTAGE_S = 60.0
+# Writes down each event that it runs, where `kubectl logs` finds it.
+LEDGER = """
+def handler(event, context):
+    print(f"ran <{event['number']}>", flush=True)
+"""
+
+
+def events(release: Release, namespace: str, name: str) -> Target:
+    """A function that is called with events."""
+    found = target(release, namespace, name)
+    return Target(found.base, name, {**found.headers, "X-Amz-Invocation-Type": "Event"}, {})
+
+
+@contextlib.contextmanager
+def every_accepted_event_is_run(cluster: Cluster, release: Release, namespace: str, name: str) -> Iterator[Load]:
+    """Events at a rate for the length of a block; afterwards each of those accepted must have been run."""
+    with loading(events(release, namespace, name), EVENTS_RATE) as load:
+        yield load
+    accepted = {call.number for call in load.calls if call.good}
+    with functions_in(cluster, namespace) as functions:
+        functions.until(
+            lambda: (s := functions.objects[name]["status"])["queued"] == 0 and s["inFlight"] == 0,
+            "all events are done",
+            timeout_s=90,
+        )
+    logs = cluster.kubectl(
+        "logs", f"--selector=forebay.dev/function={name}", f"--namespace={namespace}", "--all-containers", "--tail=-1"
+    )
+    missing = {number for number in accepted if f"ran <{number}>" not in logs}
+    assert not missing, f"{len(missing)} of {len(accepted)} accepted events were not run: {sorted(missing)[:20]}"
+
+
+def test_a_leader_killed_under_load_costs_no_call(cluster: Cluster, release: Release, tenant: str) -> None:
+    scale = {"maxInstances": 4, "idleSeconds": 2}
+    deploy(cluster, tenant, function("busy", WORKER, scale=scale, timeoutSeconds=20), function("cold", WORKER))
+    with pods_of(cluster, tenant, "busy") as pods:
+        with loading(target(release, tenant, "busy", sleep_s=0.2), RATE) as load:
+            release.kill(release.leader())
+            assert not bad(burst(target(release, tenant, "cold", sleep_s=0), 3)), "a cold function was not started"
+            load.answered(RATE * 2)
+        pods.until(lambda: not pods.objects, "the next leader scales in", timeout_s=60)
+        none_was_deleted_at_work(pods, load.calls)
+    assert not bad(load.calls)
+
+
+def test_a_standby_takes_over_from_a_leader_that_is_gone(cluster: Cluster, release: Release, tenant: str) -> None:
+    deploy(cluster, tenant, function("cold", WORKER, timeoutSeconds=20))
+    before = release.leader()
+    with watching(cluster, f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases") as leases:
+        leases.until(lambda: leases.objects, "the lease")
+        cluster.kubectl("delete", "pod", before, f"--namespace={NAMESPACE}", "--force", "--grace-period=0")
+
+        def taken() -> bool:
+            (lease,) = leases.objects.values()
+            return lease["spec"].get("holderIdentity") not in ("", None, before)
+
+        leases.until(taken, "another controller leads", timeout_s=TAKEOVER_S)
+    assert not bad(burst(target(release, tenant, "cold", sleep_s=0), 1))
+    cluster.kubectl("rollout", "status", "deployment/forebay-controller", f"--namespace={NAMESPACE}", "--timeout=60s")
+
+
+def test_a_gateway_killed_under_load_loses_no_event_and_only_its_own_callers(
+    cluster: Cluster, release: Release, tenant: str
+) -> None:
+    deploy(
+        cluster,
+        tenant,
+        function("ledger", LEDGER, scale={"maxInstances": 2, "idleSeconds": 300}),
+        function("busy", WORKER, scale={"maxInstances": 4}),
+    )
+    with (
+        every_accepted_event_is_run(cluster, release, tenant, "ledger"),
+        loading(target(release, tenant, "busy", sleep_s=0.2), RATE) as load,
+    ):
+        release.kill(release.pod_names("gateway")[0])
+        load.answered(RATE * 4)
+    lost = [call for call in load.calls if not call.good]
+    assert all(call.status in (0, 503) for call in lost), bad(load.calls)
+    assert len(lost) < len(load.calls) / 2, bad(load.calls)
+    assert not bad(burst(target(release, tenant, "busy", sleep_s=0), 4))
+
+
+def test_a_restarted_redis_keeps_every_accepted_event_and_knows_functions_users_again(
+    cluster: Cluster, release: Release, tenant: str
+) -> None:
+    deploy(cluster, tenant, function("ledger", LEDGER, scale={"maxInstances": 2, "idleSeconds": 300}))
+    uid = get(cluster, tenant, "ledger")["metadata"]["uid"].replace("-", "")
+    with every_accepted_event_is_run(cluster, release, tenant, "ledger") as load:
+        cluster.kubectl("delete", "pod", "forebay-valkey-0", f"--namespace={NAMESPACE}", "--timeout=60s")
+        load.answered(EVENTS_RATE, timeout_s=OUTAGE_S)
+    assert uid in release.redis_users()
+    assert not bad(burst(target(release, tenant, "ledger"), 1))
