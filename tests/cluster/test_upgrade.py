@@ -5,10 +5,17 @@ from cluster.functions import WORKER, apply, deploy, function
 from cluster.load import bad, loading
 from cluster.release import CHART, NAME, NAMESPACE, Release
 from cluster.test_scaling import none_was_deleted_at_work, target
-from cluster.watching import functions_in, pods_of
+from cluster.watching import Object, functions_in, pods_of
 
 RATE = 8
 SCALE = {"minInstances": 1, "maxInstances": 4, "idleSeconds": 5}
+
+
+def in_service(found: Object) -> bool:
+    """Whether instances of the present generation alone take calls."""
+    status = found["status"]
+    current = bool(status["observedGeneration"] == found["metadata"]["generation"])
+    return current and bool(status.get("appliedRevision") == status["revision"])
 
 
 def test_a_changed_function_is_replaced_without_a_failed_call(cluster: Cluster, release: Release, tenant: str) -> None:
@@ -20,15 +27,9 @@ def test_a_changed_function_is_replaced_without_a_failed_call(cluster: Cluster, 
     ):
         old = set(pods.created())
         for change in ("first", "second"):
-            apply(cluster, tenant, function("changing", WORKER, scale=SCALE, env=[{"name": "CHANGE", "value": change}]))
-            generation = {"first": 2, "second": 3}[change]
-            functions.until(
-                lambda wanted=generation: (
-                    (s := functions.objects["changing"]["status"])["observedGeneration"] == wanted
-                    and s.get("appliedRevision") == s["revision"]
-                ),
-                "the change is in service",
-            )
+            env = [{"name": "CHANGE", "value": change}]
+            apply(cluster, tenant, function("changing", WORKER, scale=SCALE, env=env))
+            functions.until(lambda: in_service(functions.objects["changing"]), "the change is in service")
         load.answered(RATE)
         pods.until(lambda: not old & set(pods.objects), "pods of the old spec are gone")
         load.stop()
@@ -44,17 +45,8 @@ def test_upgrade_and_rollback_cost_no_call(cluster: Cluster, release: Release, t
         loading(target(release, tenant, "steady", sleep_s=0.2), RATE) as load,
     ):
         before = {name: set(release.pod_names(name)) for name in ("gateway", "controller")}
-        cluster.helm(
-            "upgrade",
-            NAME,
-            str(CHART),
-            "-n",
-            NAMESPACE,
-            "--wait",
-            "--timeout=100s",
-            "--set=logLevel=debug",
-            *release.settings,
-        )
+        change = ("--set=logLevel=debug", *release.settings)
+        cluster.helm("upgrade", NAME, str(CHART), "-n", NAMESPACE, "--wait", "--timeout=100s", *change)
         between = {name: set(release.pod_names(name)) for name in before}
         assert all(not before[name] & between[name] for name in before), "the upgrade replaced nothing"
         load.answered(RATE)
