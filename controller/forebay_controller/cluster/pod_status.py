@@ -72,7 +72,7 @@ def judge(pod: Object) -> PodView:
     if runtime is not None or status.get("phase") in {"Failed", "Succeeded"}:
         return PodView(Phase.ENDED, _end_reason(status, runtime, handlers))
     if handlers is not None:
-        return PodView(Phase.HANDLERS_ENDED, _handlers_reason(handlers) or "its handlers' program ended")
+        return PodView(Phase.HANDLERS_ENDED, _handlers_reason(handlers))
     held_up = _held_up(status, containers)
     if held_up:
         return PodView(Phase.HELD_UP, held_up)
