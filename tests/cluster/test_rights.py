@@ -14,11 +14,11 @@ CONTROLLER_MAY = [
     ("create", "pods", "default"),
     ("delete", "pods", "default"),
     ("get", "pods/log", "default"),
-    ("update", "functions.forebay.dev/status", "default"),
+    ("patch", "functions.forebay.dev/status", "default"),
     ("create", "secrets", "default"),
     ("get", "configmaps", "default"),
     ("create", "networkpolicies.networking.k8s.io", "default"),
-    ("get", "secrets", NAMESPACE),
+    ("list", "secrets", NAMESPACE),
     ("update", "leases.coordination.k8s.io", NAMESPACE),
     ("list", "nodes", ""),
 ]

@@ -7,7 +7,13 @@ controller while it runs, and are not in this file.
 user default off
 user forebay-probe on nopass +ping
 user forebay-controller on #CONTROLLER_DIGEST ~{{ $prefix }}:* &{{ $prefix }}:* +@all -@dangerous -@admin +acl|setuser +acl|deluser +acl|getuser +acl|users +acl|list +info +role +config|get
-user forebay-gateway on #GATEWAY_DIGEST %R~{{ $prefix }}:{functions}* ~{{ $prefix }}:{*}:q:* ~{{ $prefix }}:{*}:body:* ~{{ $prefix }}:{*}:result:* ~{{ $prefix }}:reply:* ~{{ $prefix }}:process:* ~{{ $prefix }}:processes &{{ $prefix }}:{functions} &{{ $prefix }}:wake +ping +select +multi +exec +discard +get +hget +hgetall +getrange +set +unlink +xadd +xlen +xdel +xpending +xrange +zcard +evalsha +time +publish +subscribe +blmpop +sadd
+user forebay-gateway on #GATEWAY_DIGEST {{ include "forebay.valkey.gatewayRights" . }}
+{{- end -}}
+
+{{/* The rules of forebay_common/acl.py, where they are explained; a test holds them equal. */}}
+{{- define "forebay.valkey.gatewayRights" -}}
+{{- $rules := .Files.Get "files/gateway-rights.acl" -}}
+{{- $rules | replace "PREFIX" .Values.prefix | splitList "\n" | compact | join " " -}}
 {{- end -}}
 
 {{- define "forebay.valkey.configuration" -}}
