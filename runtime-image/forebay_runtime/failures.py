@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_SUMMARY_MAX_CHARS = 400
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,8 +14,8 @@ if TYPE_CHECKING:
     """The document for a request id."""
 
 
-def exited(status: int) -> Failure:
-    """A handler process that went away; `status` as `os.waitpid` gives it."""
+def exited(status: int | None) -> Failure:
+    """A handler process that went away; `status` as `os.waitpid` gives it, None when nobody knows."""
 
     def document(request_id: str) -> bytes:
         from forebay_common import function_errors  # noqa: PLC0415 - see the module's docstring
@@ -54,3 +56,14 @@ def message_of(document: bytes) -> str:
 
     text: str = loads(document)["errorMessage"]
     return text
+
+
+def summary_of(document: bytes) -> str:
+    """An error document in a line, for people; its own bytes when a program wrote something else."""
+    from json import loads  # noqa: PLC0415 - see the module's docstring
+
+    try:
+        read = loads(document)
+        return f"{read['errorType']}: {read['errorMessage']}"[:_SUMMARY_MAX_CHARS]
+    except (ValueError, KeyError, TypeError):
+        return document[:_SUMMARY_MAX_CHARS].decode("utf-8", "replace")

@@ -11,9 +11,10 @@ from time import time
 
 from forebay_common.limits import RESPONSE_MAX_BYTES
 from forebay_handlers import wire
-from forebay_runtime import call_log
+from forebay_runtime import call_ends, call_log
+from forebay_runtime.call_ends import CallEnds
 from forebay_runtime.door import Door
-from forebay_runtime.failures import exited, init_timed_out, message_of, timed_out, too_large
+from forebay_runtime.failures import exited, init_timed_out, too_large
 from forebay_runtime.log_book import LogPipe
 from forebay_runtime.memory import peak_rss_kib
 from forebay_runtime.slots import DYING, EMPTY, FAILED, READY, STARTING, Slot, choose
@@ -31,13 +32,8 @@ if TYPE_CHECKING:
     from forebay_runtime.peer import Peer
     from forebay_runtime.settings import Settings
 
-    class Owner(Protocol):
+    class Owner(call_ends.Owner, Protocol):
         """What is told about calls and processes."""
-
-        def call_ended(
-            self, call: Call, payload: bytes, *, failed: bool, duration_us: int, init_us: int, cold: bool
-        ) -> None:
-            """A call is over; its log is complete."""
 
         def calls_returned(self, calls: Iterable[Call]) -> None:
             """Their handler process is gone and they were not started."""
@@ -50,6 +46,8 @@ if TYPE_CHECKING:
 
 
 KILL_CONFIRM_S = 1.0
+KILL_CONFIRM_IN_POD_S = 10.0
+"""Both the killed and who reports it share a small function's few milliseconds of CPU in each tenth of a second."""
 _SIGKILL = 9
 
 
@@ -63,6 +61,7 @@ class Handlers:
         self._console = console
         self._owner = owner
         self._supervisor: Peer | None = None
+        self._kill_confirm_s = KILL_CONFIRM_IN_POD_S if settings.in_pod else KILL_CONFIRM_S
         self._code_ready = False
         self._closing = False
         self.slots: list[Slot] = []
@@ -70,8 +69,7 @@ class Handlers:
             slot = Slot(index, loop.timer(lambda index=index: self._on_timer(self.slots[index])))  # type: ignore[misc]
             self.slots.append(slot)
         self.ignored_results = 0
-        self.busy_us = 0
-        self.done = 0
+        self.ends = CallEnds(loop, settings, book, owner)
         self._door = Door(loop, settings.socket_path, console, self._on_supervisor, self._on_handler)
 
     @property
@@ -83,6 +81,12 @@ class Handlers:
         """The code is ready: start handler processes as soon as the handlers' program is there."""
         self._code_ready = True
         self._start_slots()
+
+    def started(self) -> None:
+        """Their container was started: they come by themselves."""
+
+    def ended(self, _exit_code: int) -> None:
+        """Their container has ended: their connections tell."""
 
     def room(self) -> tuple[int, bool]:
         """How many more calls the slots take now, and whether it is too little to read for.
@@ -271,7 +275,7 @@ class Handlers:
 
     def _on_timer(self, slot: Slot) -> None:
         if slot.state == DYING:
-            self._lose_supervisor(f"did not end slot {slot.index} within {KILL_CONFIRM_S:.0f} s")
+            self._lose_supervisor(f"did not end slot {slot.index} within {self._kill_confirm_s:.0f} s")
         elif slot.state == STARTING:
             self._on_init_failed(slot, init_timed_out(self._settings.init_timeout_ms), "timeout")
         elif slot.calls:
@@ -282,7 +286,7 @@ class Handlers:
     def _kill(self, slot: Slot) -> None:
         """Have the process ended; what it may still have sent is read until its exit is reported."""
         slot.state = DYING
-        slot.timer.set(self._loop.now + KILL_CONFIRM_S)
+        slot.timer.set(self._loop.now + self._kill_confirm_s)
         self._tell_supervisor(wire.pack(wire.KILL, wire.SLOT_BODY.pack(slot.index)))
 
     def _on_init_done(self, slot: Slot, init_us: int) -> None:
@@ -331,7 +335,10 @@ class Handlers:
             slot.peer = None
         calls = list(slot.calls)
         if calls and calls[0].started:
-            self._end_by_exit(slot, status)
+            if slot.timed_out:
+                self.ends.end_timed_out(slot, calls[0])
+            else:
+                self.ends.end_exited(slot, calls[0], status)
             calls = calls[1:]
         slot.calls.clear()
         slot.unsent.clear()
@@ -345,7 +352,7 @@ class Handlers:
             slot.failure_told = True
             self._begin(slot, call)
             document = slot.failure(call.request_id)
-            self._end(slot, call, document, failed=True, max_rss_kib=0, status="error")
+            self.ends.end(slot, call, document, failed=True, max_rss_kib=0, status="error")
             return
         slot.calls.append(call)
         self._spawn(slot)
@@ -374,24 +381,10 @@ class Handlers:
 
     def _begin(self, slot: Slot, call: Call) -> None:
         """From here the call may have run, and its time runs."""
-        call.started = slot.started = self._loop.now
+        self.ends.begin(call)
+        slot.started = call.started
         if slot.state == READY:
             slot.timer.set(self._loop.now + call.record.timeout_ms / 1000)
-        self._log(call, call_log.start(call.request_id, self._settings.version), may_wait=True)
-
-    def _end(self, slot: Slot, call: Call, payload: bytes, *, failed: bool, max_rss_kib: int, status: str = "") -> None:
-        now = self._loop.now
-        duration_us = int((now - call.started) * 1_000_000)
-        if slot.pipe is not None:
-            slot.pipe.end_line(call)
-        cold, slot.cold = slot.cold, False
-        init_us = slot.init_us if cold else 0
-        self._log(call, call_log.end(call.request_id))
-        memory_mb = self._settings.memory_mb
-        self._log(call, call_log.report(call.request_id, duration_us, memory_mb, max_rss_kib, init_us, status))
-        self.done += 1
-        self.busy_us += duration_us
-        self._owner.call_ended(call, payload, failed=failed, duration_us=duration_us, init_us=init_us, cold=cold)
 
     def _end_first(
         self, slot: Slot, payload: bytes, *, failed: bool, max_rss_kib: int, process_ends: bool = False
@@ -401,30 +394,13 @@ class Handlers:
         slot.served_one((self._loop.now - call.started) * 1000)
         if slot.timed_out:
             slot.timed_out = False
-            payload = self._time_out(call)
-            self._end(slot, call, payload, failed=True, max_rss_kib=max_rss_kib, status="timeout")
-        elif len(payload) > RESPONSE_MAX_BYTES:
-            self._end(slot, call, too_large(RESPONSE_MAX_BYTES), failed=True, max_rss_kib=max_rss_kib)
+            self.ends.end_timed_out(slot, call, max_rss_kib)
         else:
-            self._end(slot, call, payload, failed=failed, max_rss_kib=max_rss_kib)
+            self.ends.end(slot, call, payload, failed=failed, max_rss_kib=max_rss_kib)
         if slot.calls and not process_ends:
             self._begin(slot, slot.calls[0])
         elif slot.state == READY:
             slot.timer.clear()
-
-    def _end_by_exit(self, slot: Slot, status: int) -> None:
-        call = slot.calls.popleft()
-        if slot.timed_out:
-            self._end(slot, call, self._time_out(call), failed=True, max_rss_kib=0, status="timeout")
-            return
-        document = exited(status)(call.request_id)
-        self._log(call, message_of(document))
-        self._log(call, "Runtime.ExitError")
-        self._end(slot, call, document, failed=True, max_rss_kib=0, status="error")
-
-    def _time_out(self, call: Call) -> bytes:
-        self._log(call, call_log.timed_out(call.request_id, call.record.timeout_ms, time()))
-        return timed_out(call)
 
     # --- what handler processes send
 
@@ -465,11 +441,6 @@ class Handlers:
             self._end_first(slot, payload, failed=failed, max_rss_kib=peak_rss_kib(slot.pid))
 
     # --- logs
-
-    def _log(self, call: Call, message: str, *, may_wait: bool = False) -> None:
-        self._book.line(message, call.request_id, may_wait=may_wait)
-        if call.tail is not None:
-            call.tail.add(message.encode() + b"\n")
 
     def _read_log(self, slot: Slot) -> None:
         if slot.pipe is None:

@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from forebay_runtime.console import Console
+    from forebay_runtime.image_handlers import ImageHandlers
     from forebay_runtime.loop import Loop
     from forebay_runtime.settings import RedisCredentials, Settings
 
 HANDLERS_WAIT_S = 30.0
+HANDLERS_WAIT_IN_POD_S = 600.0
+"""Its container's image may have to be pulled, which the controller watches."""
 RETRY_PAUSE_S = 0.25
 FAIL_WAIT_S = 3.0
 """How long an instance that has failed tries to tell Redis about its calls before it ends all the same."""
@@ -65,7 +68,7 @@ class Instance:
         self._finisher = Finisher(
             keys, settings.prefix, settings.version, settings.instance_id, self._leases, console, self._on_passing_fault
         )
-        self._handlers = Handlers(loop, settings, self._book, console, self)
+        self._handlers = _make_handlers(loop, settings, self._book, console, self)
         self._reader = QueueReader(loop, settings, credentials, console, self._leases, self._writer, self)
         self._code = CodeFetch(
             loop,
@@ -101,15 +104,19 @@ class Instance:
         """Connect, get the code, wait for the handlers' program."""
         self._writer.connect()
         self._reader.connect()
-        self._handlers_timer.set(self._loop.now + HANDLERS_WAIT_S)
-        self._code.start()
+        in_pod = self._settings.in_pod
+        self._handlers_timer.set(self._loop.now + (HANDLERS_WAIT_IN_POD_S if in_pod else HANDLERS_WAIT_S))
+        if self._settings.mode == "image":
+            self._on_code()
+        else:
+            self._code.start()
 
     def _on_code(self) -> None:
         self._handlers.start()
 
     def _on_no_handlers(self) -> None:
         if not self._handlers.connected:
-            self.fail(f"the handlers' program did not come within {HANDLERS_WAIT_S:.0f} s")
+            self.fail("the handlers' program did not come in time")
 
     def _on_writer_up(self) -> None:
         self._announce = True
@@ -237,6 +244,19 @@ class Instance:
         """No call can be run or ended any more."""
         self.fail(reason)
 
+    def handlers_started(self) -> None:
+        """Their container was started."""
+        self._handlers.started()
+
+    def handlers_ended(self, exit_code: int) -> None:
+        """Their container has ended."""
+        self._handlers.ended(exit_code)
+
+    def retire(self, reason: str) -> None:
+        """Leave in good order: the last call was answered, and no other can be run here."""
+        self._console.info(f"the instance leaves: {reason}")
+        self.drain()
+
     def fail(self, reason: str) -> None:
         """Answer what was started, hand back the rest, say why, and end."""
         if self._heartbeat.state == FAILED:
@@ -282,15 +302,15 @@ class Instance:
     # --- heartbeat
 
     def _on_beat(self) -> None:
-        worked = self._handlers.done != self._told_done
+        ends = self._handlers.ends
+        worked = ends.done != self._told_done
         self._beat_timer.set(self._loop.now + (WORKING_HEARTBEAT_S if worked else HEARTBEAT_S))
         if not self._writer.up:
             return
-        self._told_done = self._handlers.done
-        handlers = self._handlers
+        self._told_done = ends.done
         counters: tuple[str | int, ...] = (
-            *("in_flight", len(self._leases), "done", handlers.done, "busy_us", handlers.busy_us),
-            *("lost_leases", self._leases.lost, "ignored_results", handlers.ignored_results),
+            *("in_flight", len(self._leases), "done", ends.done, "busy_us", ends.busy_us),
+            *("lost_leases", self._leases.lost, "ignored_results", self._handlers.ignored_results),
         )
         for outcome, events in self._finisher.async_outcomes.items():
             counters += (f"async_{outcome}", events)
@@ -386,6 +406,16 @@ class Instance:
     def close(self) -> None:
         """Write what is left of the log, once the loop has stopped."""
         self._book.close()
+
+
+def _make_handlers(
+    loop: Loop, settings: Settings, book: LogBook, console: Console, owner: Instance
+) -> Handlers | ImageHandlers:
+    if settings.mode == "image":
+        from forebay_runtime.image_handlers import ImageHandlers  # noqa: PLC0415 - managed runtimes do without it
+
+        return ImageHandlers(loop, settings, book, owner)
+    return Handlers(loop, settings, book, console, owner)
 
 
 def _nothing() -> None:

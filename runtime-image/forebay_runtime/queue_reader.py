@@ -58,6 +58,12 @@ if TYPE_CHECKING:
         def cancel(self, invocation_id: bytes) -> None:
             """Told to end a call."""
 
+        def handlers_started(self) -> None:
+            """Told that the handlers' container was started."""
+
+        def handlers_ended(self, exit_code: int) -> None:
+            """Told that the handlers' container has ended."""
+
         def unreadable(self, count: int) -> None:
             """So many held records cannot be read by this release."""
 
@@ -335,6 +341,10 @@ class QueueReader:
                 self._owner.drain()
             elif name == "cancel":
                 self._owner.cancel(bytes.fromhex(message["invocation_id"]))
+            elif name == "handlers_started":
+                self._owner.handlers_started()
+            elif name == "handlers_ended":
+                self._owner.handlers_ended(int(message["exit_code"]))
             else:
                 self._console.warning(f"control command {name!r} is not known to this release")
         except (ValueError, KeyError, TypeError) as error:

@@ -46,19 +46,30 @@ class SlotApi:
         on_result: Callable[[bool, bytes], None],
         on_too_large: Callable[[], None],
         on_waiting: Callable[[], None],
+        *,
+        port: int = 0,
+        on_lost: Callable[[], None] | None = None,
     ) -> None:
+        """`port` 0 takes any.
+
+        `on_lost` is told when the program closed the connection of its open /next, or of the call that runs where it
+        is one that answers on the connection on which it asks: it may be gone. Raises OSError.
+        """
         self._loop = loop
         self._on_init_done = on_init_done
         self._on_init_error = on_init_error
         self._on_result = on_result
         self._on_too_large = on_too_large
         self._on_waiting = on_waiting
+        self._on_lost = on_lost
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener.bind(("127.0.0.1", port))
         self._listener.listen(_CONNECTIONS_MAX)
         self._listener.setblocking(False)
         self._connections: list[_Connection] = []
         self._asking: _Connection | None = None
+        self._running: _Connection | None = None
+        self._answers_where_it_asks = False
         self._state = _STARTING
         self._request_id = ""
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -74,7 +85,7 @@ class SlotApi:
         for connection in self._connections:
             connection.close()
         self._connections.clear()
-        self._asking = None
+        self._asking = self._running = None
         self._state = _STARTING
         self._request_id = ""
 
@@ -92,7 +103,8 @@ class SlotApi:
         ]
         if client_context:
             headers.append(("Lambda-Runtime-Client-Context", client_context))
-        asking, self._asking = self._asking, None
+        asking = self._running = self._asking
+        self._asking = None
         self._state = _RUNNING
         self._request_id = request_id
         asking.send(response("200 OK", payload, tuple(headers)))
@@ -101,9 +113,14 @@ class SlotApi:
         """A connection has ended."""
         if connection in self._connections:
             self._connections.remove(connection)
+        lost = self._asking is connection or (self._running is connection and self._answers_where_it_asks)
+        if self._running is connection:
+            self._running = None
         if self._asking is connection:
             self._asking = None
             self._state = _ANSWERED
+        if lost and self._on_lost is not None:
+            self._on_lost()
 
     def handle(self, connection: _Connection, request: Request) -> None:
         """Answer a request, or keep it open."""
@@ -132,6 +149,7 @@ class SlotApi:
             connection.send(_invalid_state(f"/next while {self._state}"))
             return
         first = self._state == _STARTING
+        self._running = None
         self._state = _WAITING
         self._asking = connection
         if first:
@@ -157,6 +175,7 @@ class SlotApi:
             connection.send(_invalid_state(f"/{kind} while {self._state}"))
         else:
             self._state = _ANSWERED
+            self._answers_where_it_asks = self._running is connection
             self._answer(connection, request, failed=kind == "error")
 
     def _answer(self, connection: _Connection, request: Request, *, failed: bool) -> None:

@@ -1,5 +1,6 @@
 """What an instance is told at its start: settings (no secrets) and credentials, as files or a container's variables."""
 
+from forebay_common.pod_layout import RUNTIME_API_PORT
 from forebay_runtime.lean import parse_json, quote
 
 TYPE_CHECKING = False
@@ -19,8 +20,8 @@ class Settings:
     init_timeout_ms, log_path ("-" is standard output). Of these, mode image reads neither code_*, task_root, env,
     socket_path nor boto_path; they may be empty, but not absent.
 
-    `inherited_env` may be absent: names of variables that handler processes take over from the environment of their
-    own container, beside `env` and over it.
+    May be absent: `inherited_env`, names of variables that handler processes take over from the environment of their
+    own container, beside `env` and over it; `runtime_api_port`, where mode image serves the Runtime API.
 
     `in_pod` is no member: whether this is a container of a pod. There the containers' limits bound the memory, the
     code folder is this instance's own, and the other container may start much later than this one.
@@ -29,7 +30,8 @@ class Settings:
     __slots__ = (
         "arn", "boto_path", "code_dir", "code_sha256", "code_size", "concurrency", "env", "handler", "in_pod",
         "inherited_env", "init_timeout_ms", "instance_id", "log_path", "memory_mb", "mode", "name", "namespace",
-        "prefix", "retry_delays_ms", "revision", "runtime", "socket_path", "task_root", "timeout_ms", "uid", "version",
+        "prefix", "retry_delays_ms", "revision", "runtime", "runtime_api_port", "socket_path", "task_root",
+        "timeout_ms", "uid", "version",
     )  # fmt: skip
     arn: str
     boto_path: str
@@ -52,6 +54,7 @@ class Settings:
     retry_delays_ms: "list[int]"
     revision: int
     runtime: str
+    runtime_api_port: int
     socket_path: str
     task_root: str
     timeout_ms: int
@@ -62,8 +65,9 @@ class Settings:
         """Raises KeyError for a member that is missing."""
         self.in_pod = in_pod
         self.inherited_env = document.get("inherited_env") or []
+        self.runtime_api_port = document.get("runtime_api_port") or RUNTIME_API_PORT
         for name in self.__slots__:
-            if name not in {"in_pod", "inherited_env"}:
+            if name not in {"in_pod", "inherited_env", "runtime_api_port"}:
                 setattr(self, name, document[name])
 
     def for_handlers(self) -> str:
