@@ -37,7 +37,7 @@ def create_app(
 
     With an `authenticator` every request needs a credential, but for the process's own paths (`gate.OPEN_PATHS`).
     """
-    links, bodies = CodeLinks(), RequestBodies()
+    links, bodies = CodeLinks(settings.code_link_key), RequestBodies()
     app = FastAPI(title="Forebay", version=forebay_common.__version__, docs_url=None, redoc_url=None)
     app.include_router(V1Api(instances, settings, links, bodies).router)
     lambda_api = LambdaApi(instances.retire, settings.runtime_warning, links, bodies)

@@ -1,6 +1,7 @@
 """Links to code packages: who was given one may fetch that package for a while, with no other credential.
 
-As S3's presigned URLs do for Lambda's GetFunction. The key lives as long as the process.
+As S3's presigned URLs do for Lambda's GetFunction. Processes that serve each other's links share a key; else it
+lives as long as the process.
 """
 
 import hmac
@@ -14,8 +15,8 @@ VALID_S = 600
 class CodeLinks:
     """Makes links and reads them back."""
 
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
+    def __init__(self, key: bytes | None = None) -> None:
+        self._key = secrets.token_bytes(32) if key is None else key
 
     def path(self, uid: str, sha256: str) -> str:
         """The path at which a package may be fetched for the next ten minutes."""

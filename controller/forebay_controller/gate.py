@@ -43,9 +43,10 @@ NO_CREDENTIAL = (
 class Context:
     """What a request is about: a namespace's functions, what it may do to them, and the prefix that its path had.
 
-    `prefix` is "" or `/ns/NAMESPACE`.
+    `prefix` is "" or `/ns/NAMESPACE`. `store` is where the functions of all namespaces are.
     """
 
+    store: FunctionStore
     functions: Functions
     grant: Grant
     prefix: str
@@ -124,10 +125,11 @@ class Gate:
             return
         functions = self._store.in_namespace(grant.namespace)
         if functions is None:
-            text = f"The namespace {grant.namespace[:200]} is not served here; {self._store.namespaces_served} is"
+            served = self._store.namespaces_served
+            text = f"The namespace {grant.namespace[:200]} is not one of those served here: {served}"
             await _refused(scope, "not_found", LambdaError("ResourceNotFoundException", text))(scope, receive, send)
             return
-        state = {**scope.get("state", {}), _STATE: Context(functions, grant, prefix)}
+        state = {**scope.get("state", {}), _STATE: Context(self._store, functions, grant, prefix)}
         await self._app({**scope, "state": state}, receive, send)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from forebay_common.names import LATEST, function_arn
 from forebay_common.spec import FunctionSpec
-from forebay_controller import registry_rules
+from forebay_controller import lambda_images, registry_rules
 from forebay_controller.code_package import CodePackage, decode_base64, read_package
 from forebay_controller.lambda_errors import LambdaError
 
@@ -28,22 +28,25 @@ _USED = frozenset({
 _ONLY: dict[str, tuple[Any, Callable[[Any], bool]]] = {
     "Architectures": ([ARCHITECTURE], lambda value: value == [ARCHITECTURE]),
     "EphemeralStorage": ({"Size": 512}, lambda value: value == {"Size": 512}),
-    "PackageType": ("Zip", lambda value: value == "Zip"),
+    "PackageType": (lambda_images.ZIP, lambda value: value == lambda_images.ZIP),
     "SnapStart": ({"ApplyOn": "None"}, lambda value: value.get("ApplyOn", "None") == "None"),
     "TracingConfig": ({"Mode": "PassThrough"}, lambda value: value.get("Mode", "PassThrough") == "PassThrough"),
 }
 """Members with one value that the platform has: that value for the error's text, and the test of one sent."""
+_USED_BY_IMAGES = frozenset({"PackageType", "ImageUri", "ImageConfig"})
 
 
-def check_supported(members: Mapping[str, Any], function_name: str) -> None:
+def check_supported(members: Mapping[str, Any], function_name: str, *, images: bool) -> None:
     """Refuse what would change behaviour that the platform does not have. Raises LambdaError that names it.
 
     `members` is an input of CreateFunction, UpdateFunctionCode or UpdateFunctionConfiguration; `function_name` is
-    bare.
+    bare. `images`: whether container images can be run.
     """
     for name, value in members.items():
         if name == "Code":
-            check_supported(value, function_name)
+            check_supported(value, function_name, images=images)
+        elif images and name in _USED_BY_IMAGES:
+            continue
         elif name == "LoggingConfig":
             _check_logging(value, function_name)
         elif name in _ONLY:
@@ -67,6 +70,10 @@ def wanted_on_create(
     members: Mapping[str, Any], package: CodePackage | None, *, namespace: str, name: str, warning: str
 ) -> FunctionSpec:
     """The record that CreateFunction asks for. Raises LambdaError."""
+    if lambda_images.is_image(members):
+        return wanted_on_update(lambda_images.wanted_image(members, namespace=namespace, name=name), members)
+    if lambda_images.image_of(members):
+        raise LambdaError.invalid("Please don't provide ImageUri when creating a function with packageType Zip.")
     if package is None:
         raise LambdaError.invalid(NO_CODE)
     if "Runtime" not in members or "Handler" not in members:
@@ -85,7 +92,8 @@ def wanted_on_create(
 
 
 def wanted_on_update(old: FunctionSpec, members: Mapping[str, Any]) -> FunctionSpec:
-    """The record that UpdateFunctionConfiguration asks for: members not sent stay."""
+    """The record that UpdateFunctionConfiguration asks for: members not sent stay. Raises LambdaError."""
+    old = lambda_images.with_configuration(old, members)
     changes: dict[str, Any] = {}
     for member, attribute in (
         ("Runtime", "runtime"),
@@ -108,29 +116,27 @@ def configuration(
     document: dict[str, Any] = {
         "FunctionName": spec.name,
         "FunctionArn": function_arn(region, account, spec.name, LATEST if qualified else ""),
-        "Runtime": spec.runtime,
         "Role": spec.aws.get("Role", f"arn:aws:iam::{account}:role/forebay"),
-        "Handler": spec.handler,
         "CodeSize": spec.code_size,
         "Description": spec.aws.get("Description", ""),
         "Timeout": spec.timeout_s,
         "MemorySize": spec.memory_mb,
         "LastModified": spec.last_modified,
-        "CodeSha256": b64encode(bytes.fromhex(spec.code_sha256)).decode(),
         "Version": LATEST,
         "TracingConfig": {"Mode": "PassThrough"},
         "RevisionId": spec.revision_id,
-        "PackageType": "Zip",
         "Architectures": [ARCHITECTURE],
         "EphemeralStorage": {"Size": 512},
         "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
         "LoggingConfig": {"LogFormat": "Text", "LogGroup": _log_group(spec.name)},
+        **(lambda_images.shown(spec) if spec.pod.image else _shown_package(spec)),
     }
     if spec.env is not None:
         document["Environment"] = {"Variables": spec.env}
     if not listed:
         document |= _states(spec)
-        document["RuntimeVersionConfig"] = {"RuntimeVersionArn": _runtime_version_arn(region, spec.runtime)}
+        if not spec.pod.image:
+            document["RuntimeVersionConfig"] = {"RuntimeVersionArn": _runtime_version_arn(region, spec.runtime)}
     return document
 
 
@@ -148,6 +154,15 @@ def check_changeable(spec: FunctionSpec, revision_id: str | None, arn: str) -> N
         raise LambdaError("ResourceConflictException", text)
     if spec.update_status == registry_rules.IN_PROGRESS:
         raise LambdaError("ResourceConflictException", f"{refused} An update is in progress for resource: {arn}")
+
+
+def _shown_package(spec: FunctionSpec) -> dict[str, str]:
+    return {
+        "PackageType": lambda_images.ZIP,
+        "Runtime": spec.runtime,
+        "Handler": spec.handler,
+        "CodeSha256": b64encode(bytes.fromhex(spec.code_sha256)).decode(),
+    }
 
 
 def _states(spec: FunctionSpec) -> dict[str, str]:

@@ -19,7 +19,7 @@ from forebay_common.auth_errors import AuthError
 from forebay_common.names import LATEST, function_arn, parse_reference
 from forebay_common.spec import FunctionSpec
 from forebay_controller import lambda_configuration as conversion
-from forebay_controller import lambda_model
+from forebay_controller import lambda_images, lambda_model
 from forebay_controller.code_links import CodeLinks
 from forebay_controller.code_package import CodePackage, PackageError, PackageTooLargeError
 from forebay_controller.code_store import CodeStorageFullError
@@ -37,13 +37,16 @@ _log = logs.get(__name__)
 
 
 class Call(NamedTuple):
-    """One request to an operation: its checked input, the code package in it, and the Host it was sent to."""
+    """One request to an operation: its checked input, the code package in it, and the URL it was sent to.
+
+    `base_url` has no path.
+    """
 
     operation: str
     context: Context
     members: Mapping[str, Any]
     package: CodePackage | None
-    host: str
+    base_url: str
 
     @property
     def functions(self) -> Functions:
@@ -130,8 +133,8 @@ class LambdaApi:
         try:
             async with self._bodies.read(request) as body:
                 # Megabytes of JSON, base64 and zip would stall every other request.
-                members, package = await asyncio.to_thread(self._read, context.functions.place, found, body)
-                return await operation(Call(name, context, members, package, request.headers.get("host", "localhost")))
+                members, package = await asyncio.to_thread(self._read, context, found, body)
+                return await operation(Call(name, context, members, package, _base_url(request)))
         except BodyTooLargeError as error:
             limit = limits.MANAGEMENT_REQUEST_MAX_BYTES
             text = f"Request must be smaller than {limit} bytes for the {name} operation"
@@ -146,12 +149,13 @@ class LambdaApi:
             raise LambdaError(_STORE_ERRORS[error.code], error.message) from error
 
     def _read(
-        self, place: Place, request: lambda_model.Request, body: bytes
+        self, context: Context, request: lambda_model.Request, body: bytes
     ) -> tuple[dict[str, Any], CodePackage | None]:
         members = self._model.read(request, body)
         if request.operation.name not in _CHANGES:
             return members, None
-        conversion.check_supported(members, _target(place, members).name)
+        name = _target(context.functions.place, members).name
+        conversion.check_supported(members, name, images=context.store.has_pods)
         return members, conversion.read_code(members)
 
     async def _create_function(self, call: Call) -> Response:
@@ -159,7 +163,7 @@ class LambdaApi:
         if target.qualifier:
             raise LambdaError.invalid("A function is created under a name without a version or alias")
         runtime = call.members.get("Runtime", "")
-        warning = await asyncio.to_thread(self._runtime_warning, runtime)
+        warning = await asyncio.to_thread(self._runtime_warning, runtime) if runtime else ""
 
         def decide(old: FunctionSpec | None) -> FunctionSpec:
             if old is not None:
@@ -177,11 +181,13 @@ class LambdaApi:
 
     async def _update_function_code(self, call: Call) -> Response:
         target, package = _named(call), call.package
-        if package is None:
+        if package is None and not lambda_images.image_of(call.members):
             raise LambdaError.invalid(conversion.NO_CODE)
 
         def decide(old: FunctionSpec | None) -> FunctionSpec:
-            spec = _changeable(old, target, call)
+            spec = lambda_images.with_code(_changeable(old, target, call), call.members)
+            if package is None:
+                return spec
             return spec.with_changes(code_sha256=package.sha256, code_size=package.size)
 
         if call.members.get("DryRun"):
@@ -207,10 +213,12 @@ class LambdaApi:
     async def _get_function(self, call: Call) -> Response:
         target = _named(call)
         spec = _require(call, target)
-        location = f"http://{call.host}{call.context.prefix}{self._links.path(spec.uid, spec.code_sha256)}"
+        path = f"{call.context.prefix}{self._links.path(spec.uid, spec.code_sha256)}"
         document: dict[str, Any] = {
             "Configuration": _configuration(call.place, spec, target),
-            "Code": {"RepositoryType": "S3", "Location": location},
+            "Code": lambda_images.shown_code(spec)
+            if spec.pod.image
+            else {"RepositoryType": "S3", "Location": f"{call.base_url}{path}"},
         }
         if tags := _tags(spec):
             document["Tags"] = tags
@@ -314,6 +322,12 @@ def _target(place: Place, members: Mapping[str, Any], member: str = "FunctionNam
         text = "The derived qualifier from the function name does not match the specified qualifier."
         raise LambdaError.invalid(text)
     return Target(found.name, arn, given or found.qualifier)
+
+
+def _base_url(request: Request) -> str:
+    """Where the client sent its request to; a proxy that ended its TLS says so."""
+    scheme = "https" if request.headers.get("x-forwarded-proto") == "https" else "http"
+    return f"{scheme}://{request.headers.get('host', 'localhost')}"
 
 
 def _named(call: Call, member: str = "FunctionName") -> Target:

@@ -64,12 +64,14 @@ class ManagementSettings:
     """What differs from one place to another.
 
     `runtime_warning`: what a user should know of a runtime name, "" for nothing; it may take long (a process).
-    `default_namespace` is meant by paths that name none.
+    `default_namespace` is meant by paths that name none. `code_link_key` is shared by the processes that serve each
+    other's links to code; None makes one for this process.
     """
 
     logs: LogSource
     runtime_warning: Callable[[str], str]
     default_namespace: str = "default"
+    code_link_key: bytes | None = None
 
 
 class StoredCode(Protocol):

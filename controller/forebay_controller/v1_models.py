@@ -39,6 +39,22 @@ class CodeInput(_Input):
     zip_base64: str = Field(description="A zip of at most 50 MB, 250 MB unpacked")
 
 
+class ImageInput(_Input):
+    """A container image in place of runtime, handler and code; absent members keep their value."""
+
+    uri: str | None = Field(None, min_length=1, examples=["registry.example.com/team/function:1.4"])
+    command: list[str] | None = Field(None, description="In place of the image's ENTRYPOINT")
+    args: list[str] | None = Field(None, description="In place of the image's CMD")
+    working_directory: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The members that were given, as members of `PodSpec`."""
+        given = {"image": self.uri, "working_directory": self.working_directory}
+        lists = {"command": self.command, "args": self.args}
+        found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return found | {name: tuple(value) for name, value in lists.items() if value is not None}
+
+
 class FunctionInput(_Input):
     """A function to create or update. Absent members keep their value, or take the default in a new function."""
 
@@ -51,10 +67,15 @@ class FunctionInput(_Input):
     async_: AsyncInput | None = Field(None, alias="async")
     allowed_origins: list[str] | None = Field(None, description="Pages that may call /fn/NAME; `*` for any")
     code: CodeInput | None = None
+    image: ImageInput | None = None
+    auth: Literal["key", "none"] | None = Field(None, description="Who may call it: who has a key for it, or anybody")
+    egress: str | None = Field(
+        None, description="What it may reach: internet, none, cluster, or a list with CIDR and CIDR:PORT"
+    )
 
     def settings(self) -> dict[str, Any]:
         """The plain members that were given, as members of `FunctionSpec`."""
-        names = ("runtime", "handler", "timeout_s", "memory_mb", "env")
+        names = ("runtime", "handler", "timeout_s", "memory_mb", "env", "auth")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.allowed_origins is not None:
             given["allowed_origins"] = tuple(self.allowed_origins)
@@ -84,14 +105,24 @@ class CodeOutput(BaseModel):
     size: int
 
 
+class ImageOutput(BaseModel):
+    """The container image that is run in place of runtime, handler and code."""
+
+    uri: str
+    command: list[str]
+    args: list[str]
+    working_directory: str
+
+
 class FunctionOutput(BaseModel):
     """A function's settings and state."""
 
     model_config = ConfigDict(populate_by_name=True)
 
+    namespace: str
     name: str
     arn: str
-    runtime: str
+    runtime: str = Field(description="Empty for an image, as the handler")
     handler: str
     timeout_s: int
     memory_mb: int
@@ -99,7 +130,10 @@ class FunctionOutput(BaseModel):
     scale: ScaleOutput
     async_: AsyncOutput = Field(alias="async")
     allowed_origins: list[str]
-    code: CodeOutput
+    auth: str
+    code: CodeOutput | None
+    image: ImageOutput | None
+    egress: str | None = Field(description="null where instances are no pods")
     revision: int = Field(description="Counts changes for which instances are replaced")
     revision_id: str
     last_modified: str
@@ -110,13 +144,16 @@ class FunctionOutput(BaseModel):
     warning: str
 
     @classmethod
-    def members_of(cls, spec: FunctionSpec, place: Place) -> dict[str, Any]:
-        """The members for one function."""
+    def members_of(cls, spec: FunctionSpec, place: Place, *, has_pods: bool) -> dict[str, Any]:
+        """The members for one function; `has_pods` as in `FunctionStore`."""
         same = (
-            *("name", "runtime", "handler", "timeout_s", "memory_mb", "revision", "revision_id", "last_modified"),
-            *("state", "state_reason", "update_status", "update_reason", "warning"),
+            "namespace", "name", "auth", "runtime", "handler", "timeout_s", "memory_mb", "revision", "revision_id",
+            "last_modified", "state", "state_reason", "update_status", "update_reason", "warning",
+        )  # fmt: skip
+        scale, async_, pod = spec.scale, spec.async_, spec.pod
+        image = ImageOutput(
+            uri=pod.image, command=list(pod.command), args=list(pod.args), working_directory=pod.working_directory
         )
-        scale, async_ = spec.scale, spec.async_
         return {name: getattr(spec, name) for name in same} | {
             "arn": function_arn(place.region, place.account, spec.name),
             "env": spec.env or {},
@@ -128,13 +165,15 @@ class FunctionOutput(BaseModel):
             ),
             "async_": AsyncOutput(max_retries=async_.max_retries, max_age_s=async_.max_age_s),
             "allowed_origins": list(spec.allowed_origins),
-            "code": CodeOutput(sha256=spec.code_sha256, size=spec.code_size),
+            "code": None if pod.image else CodeOutput(sha256=spec.code_sha256, size=spec.code_size),
+            "image": image if pod.image else None,
+            "egress": pod.egress if has_pods else None,
         }
 
     @classmethod
-    def of(cls, spec: FunctionSpec, place: Place) -> Self:
+    def of(cls, spec: FunctionSpec, place: Place, *, has_pods: bool) -> Self:
         """The document for one function."""
-        return cls(**cls.members_of(spec, place))
+        return cls(**cls.members_of(spec, place, has_pods=has_pods))
 
 
 class PutOutput(FunctionOutput):

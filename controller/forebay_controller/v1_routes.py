@@ -2,27 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 
-from forebay_common.spec import AsyncSpec, FunctionSpec, ScaleSpec
-from forebay_controller import settings_rules
+from forebay_common.spec import FunctionSpec
 from forebay_controller.code_links import PATH as CODE_PATH
 from forebay_controller.code_links import CodeLinks
-from forebay_controller.code_package import CodePackage, decode_base64, read_package
-from forebay_controller.gate import context_of
+from forebay_controller.code_package import read_package
+from forebay_controller.gate import Context, context_of
 from forebay_controller.logs_text import LINES_MAX as LOG_LINES_MAX
 from forebay_controller.logs_text import as_text
 from forebay_controller.management import Functions, Instances, ManagementSettings
 from forebay_controller.request_body import RequestBodies
+from forebay_controller.v1_changes import changed, new_function, read_put
 from forebay_controller.v1_errors import V1Error
 from forebay_controller.v1_models import (
     ErrorOutput,
-    FunctionInput,
     FunctionList,
     FunctionOutput,
     PutOutput,
@@ -42,6 +39,14 @@ _PUT_BODY = {
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/FunctionInput"}}},
+    }
+}
+
+
+_BLOB_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
 
@@ -79,6 +84,14 @@ class V1Api:
         add(f"{one}/logs", self.get_logs, methods=["GET"], response_class=StreamingResponse, responses=_NOT_FOUND)
         add("/v1/status", self.list_statuses, methods=["GET"])
         add(
+            "/v1/blobs/{sha256}",
+            self.put_blob,
+            methods=["PUT"],
+            status_code=204,
+            responses=_BAD_INPUT,
+            openapi_extra=_BLOB_BODY,
+        )
+        add(
             f"{CODE_PATH}/{{uid}}/{{sha256}}/{{expires_s}}/{{signature}}",
             self.get_code,
             methods=["GET"],
@@ -88,20 +101,19 @@ class V1Api:
     async def list_functions(self, request: Request) -> FunctionList:
         """All functions, by name."""
         context = context_of(request.scope)
-        functions, specs = context.functions, context.grant.allowed(context.functions.by_name())
-        return FunctionList(functions=[FunctionOutput.of(spec, functions.place) for spec in specs])
+        specs = context.grant.allowed(context.functions.by_name())
+        return FunctionList(functions=[_output(context, spec) for spec in specs])
 
     async def get_function(self, name: str, request: Request) -> FunctionOutput:
         """One function's settings and state."""
-        functions = _functions(request, name)
-        return FunctionOutput.of(_require(functions, name), functions.place)
+        return _output(context_of(request.scope), _require(_functions(request, name), name))
 
     async def put_function(self, name: str, request: Request, response: Response) -> PutOutput:
         """Create or update a function: all of it, or nothing."""
-        functions = _functions(request, name)
+        functions, has_pods = _functions(request, name), context_of(request.scope).store.has_pods
         async with self._bodies.read(request) as body:
             # Megabytes of JSON, base64 and zip would stall every other request.
-            wanted, package = await asyncio.to_thread(_read_put, body)
+            wanted, package = await asyncio.to_thread(read_put, body, has_pods=has_pods)
             del body
             warning = await asyncio.to_thread(self._settings.runtime_warning, wanted.runtime or "")
             existed = False
@@ -109,13 +121,13 @@ class V1Api:
             def decide(old: FunctionSpec | None) -> FunctionSpec:
                 nonlocal existed
                 existed = old is not None
-                first = _new_function(functions.place.namespace, name, wanted, package) if old is None else old
-                return _changed(first, wanted, package, warning)
+                first = new_function(functions.place.namespace, name, wanted, package) if old is None else old
+                return changed(first, wanted, package, warning)
 
             spec = await functions.change(name, decide, package, visible_s=0)
         response.status_code = 200 if existed else 201
         return PutOutput(
-            **FunctionOutput.members_of(spec, functions.place),
+            **FunctionOutput.members_of(spec, functions.place, has_pods=has_pods),
             result="updated" if existed else "created",
             warnings=[spec.warning] if spec.warning else [],
         )
@@ -159,6 +171,17 @@ class V1Api:
         if self._followers >= FOLLOWERS_MAX:
             raise V1Error("too_many", f"{FOLLOWERS_MAX} readers follow logs already")
         return StreamingResponse(self._follow(functions, spec, lines, as_json=as_json), media_type=media_type)
+
+    async def put_blob(self, sha256: str, request: Request) -> None:
+        """Upload a code package (a zip), for a Function resource that names it: `code: {blob: {sha256: …}}`.
+
+        It is kept for a day unless a Function takes it up.
+        """
+        async with self._bodies.read(request) as body:
+            package = await asyncio.to_thread(read_package, body)
+        if package.sha256 != sha256.lower():
+            raise V1Error("invalid", f"The body's SHA-256 is {package.sha256}, not {sha256[:200]}")
+        await context_of(request.scope).store.stage_blob(package)
 
     async def get_code(
         self, uid: str, sha256: str, expires_s: int, signature: str, request: Request
@@ -204,52 +227,15 @@ def _functions(request: Request, name: str) -> Functions:
     return context.functions
 
 
+def _output(context: Context, spec: FunctionSpec) -> FunctionOutput:
+    return FunctionOutput.of(spec, context.functions.place, has_pods=context.store.has_pods)
+
+
 def _require(functions: Functions, name: str) -> FunctionSpec:
     spec = functions.find(name)
     if spec is None:
         raise _not_found(name)
     return spec
-
-
-def _new_function(namespace: str, name: str, wanted: FunctionInput, package: CodePackage | None) -> FunctionSpec:
-    settings_rules.check_name(name)
-    if wanted.runtime is None or wanted.handler is None or package is None:
-        raise V1Error("invalid", f"There is no function {name} yet: a new one needs runtime, handler and code")
-    return FunctionSpec(
-        namespace=namespace,
-        name=name,
-        uid="",
-        runtime=wanted.runtime,
-        handler=wanted.handler,
-        code_sha256="",
-        code_size=0,
-    )
-
-
-def _read_put(body: bytes) -> tuple[FunctionInput, CodePackage | None]:
-    """The body of a PUT. Raises V1Error, PackageError."""
-    try:
-        wanted = FunctionInput.model_validate_json(body)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-        text = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in problems[:10])
-        raise V1Error("invalid", text) from error
-    return wanted, None if wanted.code is None else read_package(decode_base64(wanted.code.zip_base64))
-
-
-def _changed(old: FunctionSpec, wanted: FunctionInput, package: CodePackage | None, warning: str) -> FunctionSpec:
-    """A record with the members that a PUT gave."""
-    changes = wanted.settings()
-    if wanted.runtime is not None:
-        changes["warning"] = warning
-    if wanted.scale is not None:
-        given = wanted.scale.model_dump(exclude_none=True)
-        changes["scale"] = ScaleSpec(**{**asdict(old.scale), **given})
-    if wanted.async_ is not None:
-        changes["async_"] = AsyncSpec(**{**asdict(old.async_), **wanted.async_.model_dump(exclude_unset=True)})
-    if package is not None:
-        changes |= {"code_sha256": package.sha256, "code_size": package.size}
-    return replace(old, **changes)
 
 
 def _not_found(name: str) -> V1Error:

@@ -65,9 +65,9 @@ async def test_a_namespace_that_is_not_served_says_which_are(served: Management,
     by_lambda = await get(f"{served.url}/ns/{namespace}/2015-03-31/functions")
 
     assert (by_v1.status_code, by_v1.json()["error"]["code"]) == (404, "not_found")
-    assert by_v1.json()["error"]["message"].endswith("is not served here; default is")
+    assert by_v1.json()["error"]["message"].endswith("is not one of those served here: default")
     assert (by_lambda.status_code, by_lambda.headers["x-amzn-errortype"]) == (404, "ResourceNotFoundException")
-    assert by_lambda.json()["Message"].endswith("is not served here; default is")
+    assert by_lambda.json()["Message"].endswith("is not one of those served here: default")
 
 
 @pytest.mark.parametrize("path", ["/ns/default", "/ns/default/", "/ns/default/ns/default/v1/functions"])

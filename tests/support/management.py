@@ -13,6 +13,7 @@ from typing import Any
 import boto3
 import uvicorn
 from botocore.config import Config
+from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from forebay_common.keys import PlatformKeys
@@ -108,18 +109,26 @@ async def management(
     scaling = ScalingStandIn(registry)
     settings = ManagementSettings(logs=LogFiles(folder / "logs"), runtime_warning=warning)
     app = create_app(registry, scaling, settings, authenticator)
+    try:
+        async with serving(app) as url:
+            yield Management(url, redis, platform, registry, code, scaling, lambda_client(url), folder / "logs")
+    finally:
+        await registry.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    """Serve an application on a loopback port until the end of the `with`; gives its URL."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()  # a client that is faster than the server's start waits
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        running = asyncio.create_task(server.serve(sockets=[listening]))
         try:
-            yield Management(url, redis, platform, registry, code, scaling, lambda_client(url), folder / "logs")
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
-            await serving
-            await registry.close()
+            await running
 
 
 def lambda_client(url: str, access_key_id: str = "any", secret_access_key: str = "any") -> Any:
