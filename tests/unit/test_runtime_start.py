@@ -2,6 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from forebay_runtime.container import leave_message
+from forebay_runtime.settings import take_json
 
 FORBIDDEN = (
     "asyncio", "argparse", "collections", "ctypes", "dataclasses", "enum", "fastapi", "hashlib", "json", "logging",
@@ -48,3 +54,35 @@ def test_a_json_document_is_read_without_the_json_package() -> None:
     )
 
     assert read.splitlines() == ["True", '"\\u00e9\\n" False', *["refused"] * 4]
+
+
+def test_what_a_variable_holds_is_taken_out_of_the_environment() -> None:
+    environment = {"A": '{"password": "p"}', "B": "kept"}
+
+    assert take_json(environment, "A") == {"password": "p"}
+    assert environment == {"B": "kept"}
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[1]"])
+def test_a_variable_without_an_object_is_refused_and_gone(text: str) -> None:
+    environment = {"A": text}
+
+    with pytest.raises(ValueError, match="Expecting value|no JSON object"):
+        take_json(environment, "A")
+    assert environment == {}
+
+
+def test_a_termination_message_replaces_the_last_one_and_is_bounded(tmp_path: Path) -> None:
+    file = tmp_path / "message"
+    file.write_text("what was there before, and longer")
+
+    leave_message("short", str(file))
+    assert file.read_text() == "short"
+    leave_message("x" * 10_000, str(file))
+    assert file.read_text() == "x" * 4096
+
+
+def test_a_termination_message_that_nobody_takes_is_no_failure(capfd: pytest.CaptureFixture[str]) -> None:
+    leave_message("why", "/nowhere/message")
+
+    assert "no termination message could be left" in capfd.readouterr().err
