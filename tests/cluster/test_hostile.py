@@ -148,15 +148,9 @@ def test_hostile_code_gets_at_nothing_that_is_not_its_own(
     """From within the function. What only the network could refuse counts as refused where policies are enforced."""
     deploy(cluster, tenant, function("hostile", SOURCE, timeoutSeconds=60, memory="512Mi", egress="cluster"))
     own, platform = secret_of(cluster, tenant, "hostile"), release.secret("forebay-redis")
+    secrets = (json.loads(own["redis.json"])["password"], *platform.values(), release.admin().secret_access_key)
     event = {
-        "secrets": [
-            text[::-1]
-            for text in (
-                json.loads(own["redis.json"])["password"],
-                *platform.values(),
-                release.admin().secret_access_key,
-            )
-        ],
+        "secrets": [text[::-1] for text in secrets],
         "redis": [f"{VALKEY[0]}.{INSIDE}", VALKEY[1]],
         "connect": connections(cluster, release, victim),
         "http": requests_to(cluster, victim),
@@ -192,10 +186,11 @@ def forbidden(victim: Victim, own: str) -> list[list[str]]:
         ["SUBSCRIBE", "forebay:wake"], ["PSUBSCRIBE", "*"], ["PUBLISH", "forebay:{functions}", "1 x"], ["MONITOR"],
         ["EVAL", "return 1", "0"], ["SCRIPT", "LOAD", "return 1"], ["SCRIPT", "FLUSH"], ["FUNCTION", "LIST"],
         ["ACL", "LIST"], ["ACL", "SETUSER", "mine", "on", "nopass", "+@all", "~*"],
-        ["CLIENT", "LIST"], ["CLIENT", "KILL", "TYPE", "normal"], ["REPLICAOF", "127.0.0.1", "1"], ["SLAVEOF", "NO", "ONE"],
+        ["CLIENT", "LIST"], ["CLIENT", "KILL", "TYPE", "normal"], ["REPLICAOF", "127.0.0.1", "1"],
         ["MODULE", "LIST"], ["MIGRATE", "127.0.0.1", "1", f"{own}:code", "0", "1"], ["DUMP", f"{own}:code"],
         ["XREADGROUP", "GROUP", "g", "me", "STREAMS", stream, ">"], ["XRANGE", stream, "-", "+"], ["XLEN", stream],
-        ["XADD", stream, "*", "r", "x"], ["XDEL", stream, "1-1"], ["DEL", stream], ["TYPE", stream], ["COPY", stream, own],
+        ["XADD", stream, "*", "r", "x"], ["XDEL", stream, "1-1"], ["DEL", stream], ["TYPE", stream],
+        ["COPY", stream, own],
         ["HGETALL", f"{other}:code"], ["GET", f"{other}:code:{'0' * 64}:0"], ["GET", f"{other}:spec"],
         ["HGETALL", "forebay:{functions}"], ["HGETALL", "forebay:{functions}:credentials"],
         ["HSET", "forebay:{functions}", "x", "{}"], ["INCR", "forebay:{functions}:generation"],
@@ -291,11 +286,7 @@ def test_the_policies_mean_what_the_documentation_says(
     classes = {"internet": True, "none": False, "cluster": False}
     for egress in classes:
         deploy(cluster, tenant, function(f"to-{egress}", egress=egress, scale={"minInstances": 1}))
-    peers: dict[str, policies.Peer] = {}
-    for egress in classes:
-        with pods_of(cluster, tenant, f"to-{egress}") as pods:
-            pods.until(lambda found=pods: _with_address(found.objects), "its pod has an address")
-            peers[egress] = policies.pod_peer(cluster, _with_address(pods.objects)[0])
+    peers = {egress: _running_peer(cluster, tenant, f"to-{egress}") for egress in classes}
     dns = policies.peer(cluster, "kube-system", {"k8s-app": "kube-dns"}, "10.204.255.1")
     ordinary = policies.peer(cluster, tenant, {"app": "ordinary"}, "10.204.255.2")
     away = policies.outside("93.184.215.14")
@@ -337,6 +328,13 @@ def test_the_policies_mean_what_the_documentation_says(
         if verdict != expected:
             wrong.append(name)
     assert not wrong
+
+
+def _running_peer(cluster: Cluster, namespace: str, name: str) -> policies.Peer:
+    """A function's pod, once it has an address."""
+    with pods_of(cluster, namespace, name) as pods:
+        pods.until(lambda: _with_address(pods.objects), "its pod has an address")
+        return policies.pod_peer(cluster, _with_address(pods.objects)[0])
 
 
 def _with_address(pods: dict[str, Object]) -> list[Object]:

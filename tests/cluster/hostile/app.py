@@ -5,6 +5,7 @@ The event: `secrets` (what must not be found, each written backwards so that the
 (`[name, endpoint, operation, parameters]` …). The answer: a list of `[name, got in, what was seen]`.
 """
 
+import ctypes
 import json
 import os
 import socket
@@ -61,7 +62,7 @@ def handler(event: dict[str, Any], _context: Any) -> list[Finding]:
         _try("writing into the code folder", lambda: _write("/var/task/planted.py")),
         _try("writing into the platform's programs", lambda: _write("/opt/forebay/planted.py")),
         _try("becoming root", lambda: os.setuid(0)),
-        _try("a user namespace", lambda: os.unshare(0x10000000)),  # CLONE_NEWUSER, from Python 3.12 on
+        _try("a user namespace", _unshare),
         _try("a block device", lambda: os.mknod("/tmp/disk", 0o60600, os.makedev(8, 0))),
     ]
     findings += [_redis(event["redis"], text) for text in REDIS_COMMANDS]
@@ -114,7 +115,7 @@ def _other_processes() -> Iterator[bytes]:
                 continue
         try:
             maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
-            memory = Path(f"/proc/{pid}/mem").open("rb")
+            memory = Path(f"/proc/{pid}/mem").open("rb")  # noqa: SIM115 - closed below, where reading may fail
         except OSError:
             continue
         with memory:
@@ -152,6 +153,14 @@ def _ask_the_runtime() -> bytes:
             except TimeoutError:
                 continue
     return answers
+
+
+def _unshare() -> int:
+    """unshare(CLONE_NEWUSER), which would make this process root of a namespace of its own."""
+    result: int = ctypes.CDLL(None, use_errno=True).unshare(0x10000000)
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
 
 
 def _write(path: str) -> str:
