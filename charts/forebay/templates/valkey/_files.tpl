@@ -3,17 +3,16 @@ The users of the bundled Valkey, with digests to be filled in at its start. Thos
 controller while it runs, and are not in this file.
 */}}
 {{- define "forebay.valkey.users" -}}
-{{- $prefix := .Values.prefix -}}
 user default off
 user forebay-probe on nopass +ping
-user forebay-controller on #CONTROLLER_DIGEST ~{{ $prefix }}:* &{{ $prefix }}:* +@all -@dangerous -@admin +acl|setuser +acl|deluser +acl|getuser +acl|users +acl|list +info +role +config|get
-user forebay-gateway on #GATEWAY_DIGEST {{ include "forebay.valkey.gatewayRights" . }}
+user forebay-controller on #CONTROLLER_DIGEST {{ include "forebay.valkey.rights" (dict "root" . "component" "controller") }}
+user forebay-gateway on #GATEWAY_DIGEST {{ include "forebay.valkey.rights" (dict "root" . "component" "gateway") }}
 {{- end -}}
 
-{{/* The rules of forebay_common/acl.py, where they are explained; a test holds them equal. */}}
-{{- define "forebay.valkey.gatewayRights" -}}
-{{- $rules := .Files.Get "files/gateway-rights.acl" -}}
-{{- $rules | replace "PREFIX" .Values.prefix | splitList "\n" | compact | join " " -}}
+{{/* A component's rules, in one line. The gateway's are those of forebay_common/acl.py, where they are explained. */}}
+{{- define "forebay.valkey.rights" -}}
+{{- $rules := .root.Files.Get (printf "files/%s-rights.acl" .component) -}}
+{{- $rules | replace "PREFIX" .root.Values.prefix | splitList "\n" | compact | join " " -}}
 {{- end -}}
 
 {{- define "forebay.valkey.configuration" -}}
