@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -11,6 +13,7 @@ from redis.asyncio import Redis
 from forebay_common.frames import ERROR_NONE
 from forebay_common.redis_client import RedisSettings, command, connect
 from forebay_common.scripts import load_all
+from support.certificates import Certificates
 from support.queue_side import call, event
 from support.runtime_rig import RuntimeRig
 from support.valkey import ValkeyServer
@@ -68,10 +71,11 @@ async def test_a_redis_that_restarts_costs_no_call(own_valkey: ValkeyServer, pre
 
 
 class Proxy:
-    """A TCP port in front of a Unix socket, which the test can close and open again."""
+    """A TCP port in front of a Unix socket, with TLS or without, which the test can close and open again."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, tls: ssl.SSLContext | None = None) -> None:
         self._path = path
+        self._tls = tls
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server
         self.port = 0
@@ -84,7 +88,7 @@ class Proxy:
         await self.close()
 
     async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -126,6 +130,42 @@ async def test_redis_over_tcp_is_waited_for_and_found_again(rig: RuntimeRig) -> 
 
         assert (await rig.reply_to(record)).payload == b"2"
         assert await rig.drain() == 0
+
+
+@pytest.mark.parametrize("given_as", ["ca", "ca_file"])
+async def test_redis_over_tls_is_believed_by_the_authority_that_it_is_given(
+    rig: RuntimeRig, tmp_path: Path, given_as: str
+) -> None:
+    certificates = await asyncio.to_thread(Certificates, tmp_path)
+    ca = certificates.ca.read_text() if given_as == "ca" else str(certificates.ca)
+    async with Proxy(rig.credentials["unix_socket"], certificates.server_context()) as proxy:
+        password = rig.credentials["password"]
+        rig.credentials = {"host": "localhost", "port": proxy.port, "tls": True, "password": password, given_as: ca}
+        await rig.run()
+
+        large = b'"' + b"x" * 200_000 + b'"'
+        assert (await rig.invoke(large)).payload == large
+        assert await rig.drain() == 0
+
+
+@pytest.mark.parametrize(
+    ("ca", "words"),
+    [(None, "CERTIFICATE_VERIFY_FAILED"), ("no certificate", "NO_CERTIFICATE_OR_CRL_FOUND|no start line")],
+)
+async def test_redis_over_tls_that_cannot_be_believed_is_not_logged_in_to(
+    rig: RuntimeRig, tmp_path: Path, ca: str | None, words: str
+) -> None:
+    certificates = await asyncio.to_thread(Certificates, tmp_path)
+    async with Proxy(rig.credentials["unix_socket"], certificates.server_context()) as proxy:
+        rig.credentials = {"host": "localhost", "port": proxy.port, "tls": True, "password": "secret", "ca": ca}
+        await rig.prepare()
+        rig.start()
+
+        def said() -> bool:
+            return any(word.lower() in rig.errors().lower() for word in words.split("|"))
+
+        await asyncio.to_thread(wait_until, said, "the reason is said")
+        assert rig.runtime.poll() is None
 
 
 async def test_a_refused_login_is_said_and_tried_again(rig: RuntimeRig) -> None:
