@@ -68,9 +68,9 @@ class ControllerConfig:
         return config
 
 
-def read_config(path: Path) -> ControllerConfig:
-    """The configuration in a file. Raises OSError, or ValueError when it is not what a controller needs."""
+def read_document(path: Path) -> dict[str, Any]:
+    """A configuration file's object. Raises OSError, or ValueError when it is none."""
     document = json.loads(path.read_text("utf-8"))
     if not isinstance(document, dict):
         raise ValueError("the configuration is not a JSON object")  # noqa: TRY004 - a file's content, not a type
-    return ControllerConfig.from_json(document)
+    return document

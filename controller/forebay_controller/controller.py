@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -29,6 +29,8 @@ from forebay_controller.schedule import Schedule
 INSTANCES_MAX = 100
 STOP_DRAIN_S = 10.0
 STOP_KILL_S = 3.0
+LEAVE_SETTLE_S = 1.0
+"""What is under way when the controller leaves gets this long; the next controller finds what was left undone."""
 RETIRE_KILL_S = 10.0
 """A retired function's instance that outlives its kill for so long is left to the operating system."""
 
@@ -46,7 +48,10 @@ class ControllerSettings:
 
 
 class Controller:
-    """Keeps the instances of all functions as they should be, from `start` to `stop`."""
+    """Keeps the instances of all functions as they should be, from `start` to `stop`.
+
+    `redis_returned` is called when the connection to Redis was lost and is there again: it may have lost anything.
+    """
 
     def __init__(
         self,
@@ -57,9 +62,11 @@ class Controller:
         *,
         settings: ControllerSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
+        redis_returned: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.metrics = Metrics()
         self._settings = settings or ControllerSettings()
+        self._redis_returned = redis_returned
         self._redis = redis
         self._platform = platform
         self._source = source
@@ -151,6 +158,7 @@ class Controller:
     async def leave(self) -> None:
         """Stop looking; instances go on, and the next controller takes them up."""
         await end_tasks(self._loops)
+        await self._background.settle(LEAVE_SETTLE_S)
 
     async def stop(self) -> None:
         """Stop the platform's instances: each may finish what it holds within `stop_drain_s`, then it is killed."""
@@ -186,6 +194,7 @@ class Controller:
         self._schedule.wake(uid)
 
     async def _listen(self) -> None:
+        connected = False
         async for announced in wakes(self._redis, self._platform):
             if announced is not None:
                 self._schedule.wake(announced.rpartition("/")[2])
@@ -193,7 +202,10 @@ class Controller:
             # Redis may have been restarted, and announcements missed.
             try:
                 await load_all(self._redis)
+                if connected and self._redis_returned is not None:
+                    await self._redis_returned()
             except RedisError as error:
                 # Whatever runs a script here loads it itself; instances get theirs with the next reconnection.
                 _log.warning("could not load the scripts: %s", error)
+            connected = True
             self._schedule.wake_all()

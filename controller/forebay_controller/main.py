@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
-import uvicorn
 from fastapi import FastAPI, Response
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -18,6 +17,7 @@ from forebay_controller.authenticator import Authenticator
 from forebay_controller.code_store import CodeStore
 from forebay_controller.config import ControllerConfig
 from forebay_controller.controller import Controller, ControllerSettings
+from forebay_controller.http_server import make_server
 from forebay_controller.interpreters import runtime_warning
 from forebay_controller.key_ring import KeyRing
 from forebay_controller.local_backend import LocalBackend
@@ -28,21 +28,8 @@ from forebay_controller.management import ManagementSettings, Place
 from forebay_controller.metrics import Metrics
 from forebay_controller.registry import Registry
 
-GRACEFUL_S = 1
-"""What open management calls (a log that is followed) get when the platform stops."""
-BACKLOG = 1_024
-
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _log = logs.get(__name__)
-
-
-class ManagementServer(uvicorn.Server):
-    """uvicorn's server without its signal handlers: the process stops in an order of its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the process."""
-        yield
 
 
 async def serve(config: ControllerConfig) -> int:
@@ -52,20 +39,7 @@ async def serve(config: ControllerConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with _running(config) as (controller, app):
-        server = ManagementServer(
-            uvicorn.Config(
-                app,
-                uds=config.controller_socket,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                log_level="error",
-                backlog=BACKLOG,
-                timeout_graceful_shutdown=GRACEFUL_S,
-            )
-        )
+        server = make_server(app, uds=config.controller_socket)
         serving = asyncio.create_task(server.serve(), name="management server")
         failing = asyncio.create_task(controller.failed(), name="controller")
         asked = asyncio.create_task(stopping.wait(), name="signals")

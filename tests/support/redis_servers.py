@@ -33,7 +33,7 @@ class TcpServer:
     def __init__(self, kind: str, replica_of: "TcpServer | None" = None) -> None:
         self.kind = kind
         self.folder = Path(tempfile.mkdtemp(prefix="forebay-test-", dir="/tmp"))
-        self.password = replica_of.password if replica_of else secrets.token_hex(16)
+        self.password: str = replica_of.password if replica_of else secrets.token_hex(16)
         self.port = _free_port()
         self.settings: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "password": self.password}
         self._binary = binary_of(kind)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from forebay_controller.config import ControllerConfig, read_config
+from forebay_controller.config import ControllerConfig, read_document
 
 WHOLE: dict[str, Any] = {
     "redis": {"unix_socket": "/run/valkey.sock"},
@@ -48,4 +48,4 @@ def test_a_file_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "controller.json"
     file.write_text(text)
     with pytest.raises(ValueError):  # noqa: PT011 - JSON's own message, or ours
-        read_config(file)
+        read_document(file)

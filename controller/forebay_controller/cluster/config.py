@@ -1,6 +1,5 @@
 """The controller's configuration on a cluster: the member `cluster` of its file, and what of the rest it uses."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from hashlib import sha256
@@ -25,6 +24,12 @@ _RUNTIME_RESOURCES: dict[str, Any] = {
     "limits": {"cpu": "1", "memory": "256Mi"},
 }
 """A runtime holds some 25 MB; payloads of 6 MB, several at a time, come on top."""
+
+
+def release_id(namespace: str, release: str) -> str:
+    """Which release something belongs to, as a label's value; one that would be too long ends in its hash."""
+    name = f"{namespace}.{release}"
+    return name if len(name) <= LABEL_MAX_CHARS else f"{name[:_CUT_CHARS]}-{sha256(name.encode()).hexdigest()[:10]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +124,7 @@ class ClusterConfig:
     @property
     def release_id(self) -> str:
         """Value of the label `app.kubernetes.io/part-of` on everything that this release makes."""
-        name = f"{self.release_namespace}.{self.release}"
-        return name if len(name) <= LABEL_MAX_CHARS else f"{name[:_CUT_CHARS]}-{sha256(name.encode()).hexdigest()[:10]}"
+        return release_id(self.release_namespace, self.release)
 
     @property
     def admin_secret(self) -> str:
@@ -197,8 +201,3 @@ def _check(config: ClusterConfig) -> None:
         raise ValueError("retry_period_s is shorter than renew_deadline_s, and that than lease_duration_s")
     for cidr in (*config.network_policy.blocked_cidrs, *config.network_policy.cluster_cidrs):
         ip_network(cidr)  # raises ValueError with the CIDR in it
-
-
-def read_cluster_config(path: Path) -> ClusterConfig:
-    """The configuration in a file. Raises OSError, or ValueError when it is not what a controller needs."""
-    return ClusterConfig.from_json(json.loads(path.read_text("utf-8")))

@@ -88,6 +88,11 @@ class CredentialsSource:
         await self._publish_changes(redis, platform)
         self._tasks.append(asyncio.create_task(self._publish(redis, platform), name="publishing of access keys"))
 
+    def publish_again(self) -> None:
+        """Redis may have lost records: all of them are written once more, which changes nothing where it did not."""
+        self._to_publish.update(self._records)
+        self._changed.set()
+
     async def _publish(self, redis: Redis, platform: PlatformKeys) -> None:
         while True:
             await self._changed.wait()

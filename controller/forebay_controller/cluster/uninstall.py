@@ -24,6 +24,7 @@ from forebay_controller.cluster.api import (
     Object,
     Objects,
 )
+from forebay_controller.cluster.config import release_id
 from forebay_controller.cluster.informer import Informer
 from forebay_controller.cluster.ownership import MANAGED_BY, MANAGER, PART_OF
 from forebay_controller.cluster.resource import FINALIZER, read
@@ -66,7 +67,7 @@ class Installation:
     @property
     def selector(self) -> str:
         """Finds what the release's controller made."""
-        return f"{MANAGED_BY}={MANAGER},{PART_OF}={self.release_namespace}.{self.release}"
+        return f"{MANAGED_BY}={MANAGER},{PART_OF}={release_id(self.release_namespace, self.release)}"
 
 
 def read_installation(path: Path) -> Installation:
