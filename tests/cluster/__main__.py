@@ -1,4 +1,4 @@
-"""`python -m tests.cluster install | uninstall`: the platform on the node made here, for work by hand and benchmarks."""
+"""`python -m tests.cluster install | uninstall`: the platform on the node made here, for work by hand."""
 
 import argparse
 import sys
