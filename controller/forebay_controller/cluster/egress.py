@@ -26,8 +26,9 @@ NEVER = tuple(
     ip_network(cidr)
     for cidr in (
         "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4",
-        # Loopback, mapped and translated IPv4, link-local, multicast; and the metadata service of one cloud.
-        "::/128", "::1/128", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "fe80::/10", "ff00::/8",
+        # Loopback, translated IPv4, link-local, multicast; and the metadata service of one cloud. Mapped IPv4 is not
+        # among them: it leaves a host as IPv4, and Kubernetes refuses to name it.
+        "::/128", "::1/128", "64:ff9b::/96", "64:ff9b:1::/48", "fe80::/10", "ff00::/8",
         "fd00:ec2::254/128",
     )
 )  # fmt: skip
