@@ -3,7 +3,7 @@ VENV := .venv
 AWS_VENV := .venv-aws
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test e2e lint format bench requirements clean
+.PHONY: help install demo test images e2e lint format bench requirements clean
 
 help: ## Show what each target does
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,7 +38,10 @@ lint: $(VENV)/installed ## Style, types and import rules
 test: $(VENV)/installed $(AWS_VENV)/installed ## Unit and integration tests
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4
 
-e2e: $(VENV)/installed ## Tests on a real Kubernetes: FOREBAY_E2E_KUBECONFIG, or a node started here (root, Linux)
+images: ## Build the four container images with docker, podman or buildah; REGISTRY=… pushes them
+	@scripts/images.sh
+
+e2e: $(VENV)/installed $(AWS_VENV)/installed ## Tests on a real Kubernetes: FOREBAY_E2E_KUBECONFIG, or a node started here (root, Linux)
 	$(BIN)/pytest tests/cluster
 
 format: $(VENV)/installed ## Put the code into the one form
