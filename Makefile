@@ -58,6 +58,7 @@ requirements: ## Pin the newest versions that pyproject.toml allows, with their 
 	$(PIN) --constraints requirements/dev.txt --extra gateway --output-file requirements/gateway.txt pyproject.toml
 	$(PIN) --constraints requirements/dev.txt --extra cluster --output-file requirements/controller.txt pyproject.toml
 	$(PIN) --constraints requirements/dev.txt --output-file requirements/runtime.txt pyproject.toml
+	echo 'boto3>=1.40' | $(PIN) --constraints requirements/dev.txt --output-file requirements/functions.txt -
 	echo 'awscli>=1.40' | $(PIN) --upgrade --output-file requirements/aws.txt -
 
 clean: ## Remove what make made
