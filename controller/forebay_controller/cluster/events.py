@@ -50,17 +50,18 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
         events.append(Event("Normal", "CodeStored", f"The code {code[:12]} is stored, {after.get('codeSize')} bytes"))
     for kind in (CODE_READY, INSTANCES_HEALTHY, READY):
         old, new = _condition(before, kind), _condition(after, kind)
-        told = any(event.note == new.get("message") for event in events)
         worse = new.get("status") == "False" and new.get("message") != old.get("message")
-        if worse and new["reason"] != "Deleting" and not told:
+        told = {event.reason for event in events} | {"Deleting"}  # the end of a deletion is told, not its beginning
+        if worse and new["reason"] not in told:
             events.append(Event("Warning", new["reason"], new["message"]))
         elif kind == READY and new.get("status") == "True" and old.get("status") == "False":
             events.append(Event("Normal", "Ready", "Calls are answered"))
-    if (failure := after.get("updateFailed")) and failure != before.get("updateFailed"):
+    failure = after.get("updateFailed")
+    if failure and failure != before.get("updateFailed") and failure not in {event.note for event in events}:
         events.append(Event("Warning", "UpdateFailed", f"The change is not applied: {failure}"))
     count, last = after.get("instances", 0), before.get("instances", 0)
     if count != last:
-        events.append(Event("Normal", "Scaled", f"Instances: {count}, before {last}"))
+        events.append(Event("Normal", "Scaled", f"Instances: {count}, before that {last}"))
     return events
 
 

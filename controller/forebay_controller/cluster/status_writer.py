@@ -91,6 +91,7 @@ class StatusWriter:
             if left_s > 0:
                 await _wait(record.status_changed if figures_only(patch) else None, left_s)
                 continue
+            record.status_written_s = self._clock()
             try:
                 async with record.status_lock, self.slots:
                     await self._send(record, item, patch)
@@ -115,7 +116,6 @@ class StatusWriter:
         metadata = item["metadata"]
         body = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": patch}
         namespace, name = record.key
-        record.status_written_s = self._clock()
         try:
             written = await self._api.merge_patch(FUNCTIONS, namespace, name, body, subresource="status")
         except ApiError as error:
