@@ -92,14 +92,16 @@ class GatewayProcess:
             text = (await client.get("/metrics")).text
         return next(float(line.split(" ")[1]) for line in text.splitlines() if line.startswith(f"{name} "))
 
-    def boto(self, region: str = "us-east-1") -> Any:
-        """A Lambda client that tries once."""
+    def boto(
+        self, region: str = "us-east-1", *, key: tuple[str, str] = ("test", "test"), url: str | None = None
+    ) -> Any:
+        """A Lambda client that tries once; `url` may be another port or have a path."""
         return boto3.client(
             "lambda",
-            endpoint_url=self.url,
+            endpoint_url=url or self.url,
             region_name=region,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
+            aws_access_key_id=key[0],
+            aws_secret_access_key=key[1],
             config=Config(retries={"total_max_attempts": 1}, read_timeout=20),
         )
 
@@ -184,10 +186,12 @@ async def publish(redis: Redis, platform: PlatformKeys, queue: VersionQueue, **c
     return entry
 
 
-async def deploy(gateway: GatewayProcess, redis: Redis, name: str, **changes: Any) -> Deployed:
+async def deploy(
+    gateway: GatewayProcess, redis: Redis, name: str, *, namespace: str = "default", **changes: Any
+) -> Deployed:
     """Make a function known to a gateway, which need not run yet, with its queues."""
     platform = PlatformKeys(gateway.prefix)
-    queue = VersionQueue(platform.function("default", name, secrets.token_hex(8)))
+    queue = VersionQueue(platform.function(namespace, name, secrets.token_hex(8)))
     entry = await publish(redis, platform, queue, **changes)
     return Deployed(gateway, redis, platform, queue, entry)
 
