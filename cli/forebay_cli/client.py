@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import quote
 
@@ -17,12 +17,18 @@ from forebay_cli.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from forebay_cli.connection import Connection
+
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
 INVOKE_TIMEOUT_S = 960.0
 """Above the longest a function may run and be waited for; the platform ends the wait, not the client."""
+FORBIDDEN = 403
 NOT_FOUND = 404
 ERROR_FROM = 400
+
+
+HOW_TO_USE_A_KEY = f"`forebay login URL`, or set {defaults.API_KEY_VARIABLE}"
 
 
 class Invocation(NamedTuple):
@@ -34,23 +40,23 @@ class Invocation(NamedTuple):
     log_tail: bytes
 
 
-def endpoint() -> str:
-    """Where the platform is: `FOREBAY_ENDPOINT`, or this machine's default. Raises UserError when it is no URL."""
-    url = os.environ.get(defaults.ENDPOINT_VARIABLE) or defaults.ENDPOINT
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"{defaults.ENDPOINT_VARIABLE}={url!r} is no URL: write it as {defaults.ENDPOINT}")
-    return url.rstrip("/")
+class NotAllowedError(UserError):
+    """The platform knows the key, but the key does not allow this."""
 
 
 class Client:
-    """A Forebay at one URL; use it in a `with`."""
+    """One namespace of a Forebay; use it in a `with`."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.url = connection.url
+        """What paths of this namespace come after."""
+        if connection.namespace:
+            self.url += f"/ns/{quote(connection.namespace, safe='')}"
         self._http = httpx.Client(
-            base_url=url,
-            # Any value will do on one machine; that there is one tells us from a web page.
-            headers={"Authorization": "Bearer local"},
+            base_url=self.url,
+            # Where no key is needed any value will do: that there is one tells us from a web page.
+            headers={"Authorization": f"Bearer {connection.api_key or 'local'}"},
             timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             trust_env=False,  # a proxy for the world outside has no business with a loopback address
         )
@@ -128,7 +134,13 @@ class Client:
 
     def _checked(self, response: httpx.Response) -> httpx.Response:
         if response.status_code >= ERROR_FROM:
-            raise UserError(error_text(response.status_code, response.content, self.url))
+            refused = refusal(response.status_code, response.content, response.headers.get("x-amzn-errortype", ""))
+            if refused is Refusal.UNKNOWN:
+                raise UserError(unknown_text(self.connection))
+            text = error_text(response.status_code, response.content, self.url)
+            if refused is Refusal.NOT_ALLOWED:
+                raise NotAllowedError(f"{text}. Use a key that may: {HOW_TO_USE_A_KEY}")
+            raise UserError(text)
         return response
 
     @contextmanager
@@ -146,6 +158,41 @@ class Client:
             raise UserError(f"{self.url} is no usable URL ({error}): see {defaults.ENDPOINT_VARIABLE}") from None
         except httpx.HTTPError as error:
             raise UserError(f"the connection to {self.url} broke off ({error}): is it stopping?") from None
+
+
+class Refusal(Enum):
+    """Why a key does not do."""
+
+    UNKNOWN = "unknown"
+    """There is none, or the platform does not know it."""
+    NOT_ALLOWED = "not allowed"
+
+
+_UNKNOWN = frozenset({"MissingAuthenticationTokenException", "UnrecognizedClientException", "unauthenticated"})
+_DENIED = "User: forebay:"
+"""How an AccessDeniedException begins that is about a key."""
+
+
+def refusal(status: int, body: bytes, error_type: str) -> Refusal | None:
+    """Whether an error answer is about the key; None when it is about something else."""
+    if status != FORBIDDEN:
+        return None
+    code, text = error_type, ""
+    with suppress(ValueError, TypeError, AttributeError):
+        document = json.loads(body)
+        code = document["error"]["code"] if "error" in document else error_type
+        text = document.get("Message") or document.get("message") or ""
+    if code in _UNKNOWN:
+        return Refusal.UNKNOWN
+    return Refusal.NOT_ALLOWED if code == "forbidden" or text.startswith(_DENIED) else None
+
+
+def unknown_text(connection: Connection) -> str:
+    """What to do when the platform wants a key, or another one."""
+    url = connection.url
+    if connection.api_key:
+        return f"{url} does not know this API key: {HOW_TO_USE_A_KEY}"
+    return f"{url} asks for an API key: {HOW_TO_USE_A_KEY}"
 
 
 def error_text(status: int, body: bytes, url: str) -> str:

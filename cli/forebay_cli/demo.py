@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from forebay_cli import example_functions
 from forebay_cli.client import Client
+from forebay_cli.connection import Connection
 from forebay_cli.demo_burst import Burst, show_burst
 from forebay_cli.deploy import DeployOptions, deploy
 from forebay_cli.errors import UserError
@@ -65,7 +66,7 @@ def run() -> None:
         with steps.step("start the platform, on a free port and a temporary data dir"):
             platform, url = start(Path(folder))
         try:
-            with Client(url) as client:
+            with Client(Connection(url)) as client:
                 play(steps, client)
         finally:
             with steps.step("stop it"):

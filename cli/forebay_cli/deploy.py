@@ -38,6 +38,9 @@ class DeployOptions:
     concurrency: int | None = None
     idle_s: float | None = None
     allowed_origins: tuple[str, ...] = ()
+    image: str | None = None
+    auth: str | None = None
+    egress: str | None = None
 
 
 def own_runtime() -> str:
@@ -85,8 +88,8 @@ def _runtime(names: list[str]) -> str:
     return package.PROVIDED if package.BOOTSTRAP in names else own_runtime()
 
 
-def put_document(built: Built, options: DeployOptions) -> dict[str, Any]:
-    """The body of the PUT; only what was given, so that an update keeps the rest."""
+def put_document(built: Built | None, options: DeployOptions) -> dict[str, Any]:
+    """The body of the PUT; only what was given, so that an update keeps the rest. `built` None: an image."""
     scale = {
         "min_instances": options.min_instances,
         "max_instances": options.max_instances,
@@ -94,27 +97,41 @@ def put_document(built: Built, options: DeployOptions) -> dict[str, Any]:
         "idle_s": options.idle_s,
     }
     document: dict[str, Any] = {
-        "runtime": built.runtime,
-        "handler": built.handler,
         "timeout_s": options.timeout_s,
         "memory_mb": options.memory_mb,
         "env": options.env or None,
         "scale": {name: value for name, value in scale.items() if value is not None} or None,
         "allowed_origins": list(options.allowed_origins) or None,
-        "code": {"zip_base64": base64.b64encode(built.zipped).decode()},
+        "image": {"uri": options.image} if options.image else None,
+        "auth": options.auth,
+        "egress": options.egress,
     }
+    if built is not None:
+        document |= {
+            "runtime": built.runtime,
+            "handler": built.handler,
+            "code": {"zip_base64": base64.b64encode(built.zipped).decode()},
+        }
     return {name: value for name, value in document.items() if value is not None}
 
 
 def deploy(
-    client: Client, name: str, path: Path, options: DeployOptions, progress: Callable[[str], None]
+    client: Client, name: str, path: Path | None, options: DeployOptions, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Deploy from a path. Returns the function once the new code is what answers. Raises UserError."""
-    return deploy_package(client, name, build_package(path, options, progress), options)
+    """Deploy from a path, or the options' image. Returns the function once the new code is what answers.
+
+    Raises UserError.
+    """
+    if (path is None) == (options.image is None):
+        raise UserError("give what to deploy: a path, or --image")
+    if options.image is not None and (options.handler or options.runtime):
+        raise UserError("--handler and --runtime are for code: an image has its own entrypoint")
+    built = None if path is None else build_package(path, options, progress)
+    return deploy_package(client, name, built, options)
 
 
-def deploy_package(client: Client, name: str, built: Built, options: DeployOptions) -> dict[str, Any]:
-    """Deploy a package. Returns the function once the new code is what answers. Raises UserError."""
+def deploy_package(client: Client, name: str, built: Built | None, options: DeployOptions) -> dict[str, Any]:
+    """Deploy a package, or an image. Returns the function once the new code is what answers. Raises UserError."""
     client.put_function(name, put_document(built, options))
     deadline = time.monotonic() + APPLIED_MAX_S
     while True:

@@ -17,13 +17,27 @@ if TYPE_CHECKING:
 LIST_COLUMNS = ("NAME", "RUNTIME", "HANDLER", "STATE", "TIMEOUT", "MEMORY", "INSTANCES", "MODIFIED")
 
 
-def deploy_and_tell(client: Client, name: str, path: Path, options: DeployOptions) -> None:
-    """Deploy, with progress on stderr and the curl on stdout."""
+def deploy_and_tell(client: Client, name: str, path: Path | None, options: DeployOptions) -> None:
+    """Deploy, with progress on stderr and the line that calls it on stdout."""
     function = deploy(client, name, path, options, note)
-    note(f"{name} is deployed ({function['runtime']}, {function['handler']})")
+    note(f"{name} is deployed ({', '.join(_program(function))})")
     if function.get("warning"):
         note(function["warning"])
-    print(f"curl {client.url}/fn/{name}")
+    print(how_to_call(client, name))
+
+
+def how_to_call(client: Client, name: str) -> str:
+    """A line to copy: curl where nobody asks for a key, which goes by HTTP, else the command, which has the key."""
+    if not client.connection.api_key:
+        return f"curl {client.url}/fn/{name}"
+    namespace = client.connection.namespace
+    return f"forebay invoke {name}{f' --namespace {namespace}' if namespace else ''}"
+
+
+def _program(function: dict[str, Any]) -> tuple[str, str]:
+    """What a function runs, in two words: runtime and handler, or that it is an image and which."""
+    image = function.get("image")
+    return ("image", image["uri"]) if image else (function["runtime"], function["handler"])
 
 
 def read_payload(data: str | None) -> bytes:
@@ -74,8 +88,7 @@ def _list_row(function: dict[str, Any]) -> list[str]:
     scale = function["scale"]
     return [
         function["name"],
-        function["runtime"],
-        function["handler"],
+        *_program(function),
         function["state"],
         f"{function['timeout_s']} s",
         f"{function['memory_mb']} MB",

@@ -119,28 +119,57 @@ def up(
     )
 
 
-def _client() -> "Client":
-    from forebay_cli.client import Client, endpoint  # noqa: PLC0415
+def _client(namespace: str | None = None) -> "Client":
+    from forebay_cli import connection  # noqa: PLC0415
+    from forebay_cli.client import Client  # noqa: PLC0415
 
-    return Client(endpoint())
+    return Client(connection.current(namespace))
 
 
-def _complete_name(incomplete: str) -> list[str]:
+def _complete_name(context: typer.Context, incomplete: str) -> list[str]:
     """Function names for the shell's completion; none when the platform cannot be asked."""
-    with suppress(UserError), _client() as client:
+    with suppress(UserError), _client(context.params.get("namespace")) as client:
         return [function["name"] for function in client.functions() if function["name"].startswith(incomplete)]
     return []
 
 
 Name = Annotated[str, typer.Argument(help="The function's name.", autocompletion=_complete_name)]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="The namespace that is meant.", show_default=defaults.NAMESPACE_VARIABLE),
+]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, or json for programs.")]
+
+
+@app.command()
+def login(
+    url: Annotated[str, typer.Argument(help="Where the platform is, as https://forebay.example.com.")],
+    *,
+    api_key: Annotated[
+        str | None, typer.Option(help="ACCESSKEYID.SECRETACCESSKEY.", show_default="asked for, or read from stdin")
+    ] = None,
+    namespace: Namespace = None,
+) -> None:
+    """Keep a platform's URL and an API key for the commands to come."""
+    from forebay_cli import login as work  # noqa: PLC0415
+
+    work.login(url, api_key, namespace)
+
+
+@app.command()
+def logout() -> None:
+    """Forget what login kept."""
+    from forebay_cli import login as work  # noqa: PLC0415
+
+    work.logout()
 
 
 @app.command()
 def deploy(
     name: Name,
-    path: Annotated[Path, typer.Argument(help="A .py file, a folder or a .zip.")],
+    path: Annotated[Path | None, typer.Argument(help="A .py file, a folder or a .zip.")] = None,
     *,
+    image: Annotated[str | None, typer.Option(help="A container image in place of a path (on Kubernetes).")] = None,
     handler: Annotated[str | None, typer.Option(help="MODULE.FUNCTION.", show_default="guessed from the files")] = None,
     runtime: Annotated[
         str | None, typer.Option(help="python3.X or provided.al2023.", show_default="this Python's version")
@@ -161,16 +190,27 @@ def deploy(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="A web page's origin that may call it over HTTP (repeatable).")
     ] = None,
+    auth: Annotated[
+        str | None, typer.Option(help="key: who calls it needs a key; none: anybody may.", show_default="key")
+    ] = None,
+    egress: Annotated[
+        str | None,
+        typer.Option(
+            help="What it may reach (on Kubernetes): internet, none, cluster, CIDR, CIDR:PORT, or several with commas.",
+            show_default="internet",
+        ),
+    ] = None,
+    namespace: Namespace = None,
 ) -> None:
-    """Create a function, or update it, from a file, a folder or a zip."""
+    """Create a function, or update it, from a file, a folder, a zip or an image."""
     from forebay_cli import function_commands  # noqa: PLC0415
     from forebay_cli.deploy import DeployOptions, parse_env  # noqa: PLC0415
 
     options = DeployOptions(
         handler, runtime, timeout, memory, parse_env(env or []), min_instances, max_instances, concurrency,
-        idle_seconds, tuple(allow_origin or ()),
+        idle_seconds, tuple(allow_origin or ()), image, auth, egress,
     )  # fmt: skip
-    with _client() as client:
+    with _client(namespace) as client:
         function_commands.deploy_and_tell(client, name, path, options)
 
 
@@ -181,30 +221,31 @@ def invoke(
     data: Annotated[str | None, typer.Option("--data", "-d", help="The event: JSON, @FILE, or - for stdin.")] = None,
     asynchronous: Annotated[bool, typer.Option("--async", help="Do not wait: print the invocation id.")] = False,
     log: Annotated[bool, typer.Option("--log", help="Show the end of its log on stderr.")] = False,
+    namespace: Namespace = None,
 ) -> None:
     """Call a function; exit code 1 when it failed."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
     payload = function_commands.read_payload(data)
-    with _client() as client:
+    with _client(namespace) as client:
         raise typer.Exit(function_commands.invoke(client, name, payload, asynchronous=asynchronous, log=log))
 
 
 @app.command("list")
-def list_(*, output: OutputOption = Output.TABLE) -> None:
+def list_(*, output: OutputOption = Output.TABLE, namespace: Namespace = None) -> None:
     """Show all functions."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client() as client:
+    with _client(namespace) as client:
         function_commands.list_functions(client, output)
 
 
 @app.command()
-def get(name: Name, *, output: OutputOption = Output.TABLE) -> None:
+def get(name: Name, *, output: OutputOption = Output.TABLE, namespace: Namespace = None) -> None:
     """Show one function's settings."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client() as client:
+    with _client(namespace) as client:
         function_commands.get_function(client, name, output)
 
 
@@ -213,21 +254,27 @@ def logs(
     name: Name,
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until interrupted.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines.", min=0)] = 100,
+    lines: Annotated[int, typer.Option("--lines", "-l", help="How many of the last lines.", min=0)] = 100,
+    namespace: Namespace = None,
 ) -> None:
     """Show what a function logged."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client() as client:
+    with _client(namespace) as client:
         function_commands.show_logs(client, name, lines=lines, follow=follow)
 
 
 @app.command()
-def delete(name: Name, *, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+def delete(
+    name: Name,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    namespace: Namespace = None,
+) -> None:
     """Delete a function and its queued events."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client() as client:
+    with _client(namespace) as client:
         function_commands.delete_function(client, name, confirmed=yes)
 
 
@@ -237,11 +284,12 @@ def status(
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it until interrupted.")] = False,
     output: OutputOption = Output.TABLE,
+    namespace: Namespace = None,
 ) -> None:
     """Show queues and instances."""
     from forebay_cli import status_view  # noqa: PLC0415
 
-    with _client() as client:
+    with _client(namespace) as client:
         if watch:
             status_view.watch(client, name)
         else:

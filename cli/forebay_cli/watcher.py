@@ -4,6 +4,7 @@ A process of its own below the supervisor, which must not wait for pip: `python 
 """
 
 import hashlib
+import os
 import re
 import sys
 import time
@@ -12,9 +13,12 @@ from pathlib import Path
 
 from watchfiles import watch
 
+from forebay_cli import defaults
 from forebay_cli.client import Client
+from forebay_cli.connection import Connection
 from forebay_cli.deploy import DeployOptions, build_package, deploy_package
 from forebay_cli.errors import UserError
+from forebay_cli.function_commands import how_to_call
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 SETTLE_MS = 100
@@ -67,7 +71,7 @@ class Watcher:
             return
         deploy_package(self._client, name, built, options)
         self._digests[name] = digest
-        tell(f"{name}: deployed ({time.monotonic() - began:.1f} s)  curl {self._client.url}/fn/{name}")
+        tell(f"{name}: deployed ({time.monotonic() - began:.1f} s)  {how_to_call(self._client, name)}")
 
 
 def tell(line: str) -> None:
@@ -77,7 +81,7 @@ def tell(line: str) -> None:
 
 def main(folder: Path, url: str) -> None:
     """Deploy, then again at each save, until the supervisor ends it."""
-    with Client(url) as client:
+    with Client(Connection(url, os.environ.get(defaults.API_KEY_VARIABLE, ""))) as client:
         watcher = Watcher(folder, client)
         started = False
         for changes in watch(folder, step=SETTLE_MS, rust_timeout=TICK_MS, yield_on_timeout=True):

@@ -28,7 +28,8 @@ def handler(event, context):
 @pytest.fixture
 def forebay(platform: Platform, tmp_path: Path) -> Run:
     """Runs a command against the shared platform."""
-    environment = {**os.environ, "FOREBAY_ENDPOINT": platform.url, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    folders = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    environment = {**os.environ, **folders, "FOREBAY_ENDPOINT": platform.url}
 
     def run(*words: str, text: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
         ended = subprocess.run(
@@ -187,6 +188,11 @@ def test_status_counts_instances(forebay: Run, echo: Path) -> None:
         (("delete", "nobody", "--yes"), "There is no function nobody"),
         (("delete", "nobody"), "--yes"),
         (("deploy", "nobody", "/nowhere"), "does not exist"),
+        (("deploy", "nobody"), "a path, or --image"),
+        (("deploy", "nobody", "{echo}", "--image", "app:1"), "a path, or --image"),
+        (("deploy", "nobody", "--image", "app:1", "--handler", "a.b"), "its own entrypoint"),
+        (("deploy", "nobody", "{echo}", "--auth", "maybe"), "auth"),
+        (("deploy", "nobody", "{echo}", "--egress", "none"), "only a platform on Kubernetes"),
         (("deploy", "bad name", "{echo}"), "bad name"),
         (("deploy", "nobody", "{echo}", "--timeout", "901"), "timeout"),
         (("deploy", "nobody", "{echo}", "--env", "A"), "NAME=VALUE"),

@@ -21,7 +21,9 @@ def test_only_what_was_given_is_sent_so_that_an_update_keeps_the_rest() -> None:
 
 
 def test_every_option_finds_its_member() -> None:
-    options = DeployOptions(None, None, 5, 256, {"A": "1"}, 0, 3, 2, 4.5, ("https://app.example",))
+    options = DeployOptions(
+        None, None, 5, 256, {"A": "1"}, 0, 3, 2, 4.5, ("https://app.example",), auth="none", egress="cluster"
+    )
 
     document = put_document(Built(b"", "app.handler", "python3.12"), options)
 
@@ -30,6 +32,11 @@ def test_every_option_finds_its_member() -> None:
     assert document["env"] == {"A": "1"}
     assert document["scale"] == {"min_instances": 0, "max_instances": 3, "concurrency": 2, "idle_s": 4.5}
     assert document["allowed_origins"] == ["https://app.example"]
+    assert (document["auth"], document["egress"]) == ("none", "cluster")
+
+
+def test_an_image_takes_the_place_of_code() -> None:
+    assert put_document(None, DeployOptions(image="app:1")) == {"image": {"uri": "app:1"}}
 
 
 def test_env_takes_values_with_equals_signs_and_refuses_what_has_none() -> None:

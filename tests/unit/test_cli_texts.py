@@ -5,10 +5,9 @@ import pytest
 
 from forebay_cli import child_logs
 from forebay_cli.child_logs import LogFile, readable
-from forebay_cli.client import endpoint, error_text
+from forebay_cli.client import error_text
 from forebay_cli.demo import own_lines
 from forebay_cli.demo_burst import Burst
-from forebay_cli.errors import UserError
 from forebay_cli.restarts import DELAY_MAX_S, STABLE_S, RestartPolicy
 from forebay_cli.status_view import COLUMNS, row
 from forebay_cli.watcher import function_paths, touched
@@ -76,16 +75,6 @@ def test_a_process_that_never_served_is_not_started_again() -> None:
 )
 def test_error_answers_in_words(status: int, body: bytes, text: str) -> None:
     assert error_text(status, body, "http://x") == text
-
-
-def test_the_endpoint_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FOREBAY_ENDPOINT", raising=False)
-    assert endpoint() == "http://127.0.0.1:8480"
-    monkeypatch.setenv("FOREBAY_ENDPOINT", "http://box:1/")
-    assert endpoint() == "http://box:1"
-    monkeypatch.setenv("FOREBAY_ENDPOINT", "box:1")
-    with pytest.raises(UserError, match="is no URL"):
-        endpoint()
 
 
 def test_a_status_row_has_a_cell_for_each_column() -> None:
