@@ -24,7 +24,7 @@ LAST = ("test_failures.py", "test_upgrade.py", "test_uninstall.py")
 TEST_TIMEOUT_S = 1500
 
 # These are about the node that is made here, not about any cluster.
-collect_ignore = [] if OURS else ["test_node.py"]
+collect_ignore = [] if OURS else ["test_node.py", "test_chart_optional_kinds.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,15 +1,18 @@
 """What stands beside the chart's templates agrees with its values and with the code."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from forebay_common import __version__
 from forebay_common.acl import gateway_acl
+from forebay_controller.cluster.process_endpoints import ProcessMetrics
 from forebay_controller.metrics import Metrics
 from forebay_gateway.counters import Counters
 from forebay_gateway.metrics import registry
@@ -55,9 +58,14 @@ def expressions() -> Iterator[str]:
     yield from (variable["definition"] for variable in dashboard["templating"]["list"] if "definition" in variable)
 
 
+def leading() -> Iterable[Metric]:
+    """What a controller on a cluster has beside them."""
+    return text_string_to_metric_families(ProcessMetrics().render().decode())
+
+
 def counted() -> set[str]:
     """The names of all samples that gateway and controller can give."""
-    families = [*registry(Counters(), {}).collect(), *Metrics().registry.collect()]
+    families = [*registry(Counters(), {}).collect(), *Metrics().registry.collect(), *leading()]
     return {family.name + suffix for family in families for suffix in SUFFIXES}
 
 
