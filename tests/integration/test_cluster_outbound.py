@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import gzip
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from forebay_controller.cluster.outbound import Outbound, OutboundError
 from forebay_controller.cluster.outbound_rules import OutboundRefusedError, OutboundRules
+from support.certificates import Certificates
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 MAX_BYTES = 100_000
@@ -23,6 +26,7 @@ class Web:
         self.asked: list[str] = []
         self.names: dict[str, list[list[str]]] = {}
         self.port = 0
+        self.handled = asyncio.Semaphore(0)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -35,6 +39,15 @@ class Web:
                 writer.write(answer)
                 await writer.drain()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        self.handled.release()
+
+    async def finish(self) -> None:
+        """Wait until every connection that sent a request is closed."""
+        async with asyncio.timeout(10):
+            for _ in self.heads:
+                await self.handled.acquire()
 
     async def resolve(self, host: str, _port: int) -> list[str]:
         """One answer after the other for a name, the last one for ever; anything else is itself."""
@@ -67,6 +80,7 @@ async def web() -> AsyncIterator[Web]:
     made.port = server.sockets[0].getsockname()[1]
     made.names["files.test"] = [["127.0.0.1"]]
     yield made
+    await made.finish()
     server.close()
     await server.wait_closed()
 
@@ -155,10 +169,21 @@ async def test_http_is_refused_where_https_is_required(web: Web) -> None:
     assert web.asked == []
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused(web: Web) -> None:
-    client = web.client("files.test")
-    with pytest.raises(OutboundError):
-        await client.fetch(f"https://files.test:{web.port}/x", max_bytes=MAX_BYTES)
+async def test_the_certificate_must_be_the_names_own_and_trusted(web: Web, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    server = await asyncio.start_server(web.handle, "127.0.0.1", 0, ssl=certificates.server_context())
+    port = server.sockets[0].getsockname()[1]
+    web.answers["/x"] = _response(b"content")
+    web.names["localhost"] = web.names["other.test"] = [["127.0.0.1"]]
+    rules = OutboundRules.of(allow_http=False, allowed=["127.0.0.1"])
+    trusting = Outbound(rules, resolve=web.resolve, tls=ssl.create_default_context(cafile=certificates.ca))
+    assert await trusting.fetch(f"https://localhost:{port}/x", max_bytes=MAX_BYTES) == b"content"
+    with pytest.raises(OutboundError, match="certificate is not trusted"):
+        await trusting.fetch(f"https://other.test:{port}/x", max_bytes=MAX_BYTES)
+    with pytest.raises(OutboundError, match="certificate is not trusted"):
+        await Outbound(rules, resolve=web.resolve).fetch(f"https://localhost:{port}/x", max_bytes=MAX_BYTES)
+    server.close()
+    await server.wait_closed()
 
 
 async def test_a_body_that_is_said_to_be_too_large_is_not_read(web: Web) -> None:
