@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from forebay_runtime.loop import Loop
 
 PREFIX = "/2018-06-01/runtime/"
+CLOSES_AT_ONCE_S = 1.0
+"""A client that connects for each request closes its connection with the answer, not in the midst of a call."""
 _CONNECTIONS_MAX = 64
 _READ_BYTES = 256 * 1024
 _STATUS_OK = b'{"status":"OK"}'
@@ -52,8 +54,8 @@ class SlotApi:
     ) -> None:
         """`port` 0 takes any.
 
-        `on_lost` is told when the program closed the connection of its open /next, or of the call that runs where it
-        is one that answers on the connection on which it asks: it may be gone. Raises OSError.
+        `on_lost` is told when the program closed the connection of its open /next, or the one on which it got the
+        call that runs, other than as clients do that connect for each request: it may be gone. Raises OSError.
         """
         self._loop = loop
         self._on_init_done = on_init_done
@@ -70,6 +72,7 @@ class SlotApi:
         self._asking: _Connection | None = None
         self._running: _Connection | None = None
         self._answers_where_it_asks = False
+        self._answered_at = 0.0
         self._state = _STARTING
         self._request_id = ""
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -103,6 +106,7 @@ class SlotApi:
         ]
         if client_context:
             headers.append(("Lambda-Runtime-Client-Context", client_context))
+        self._answered_at = self._loop.now
         asking = self._running = self._asking
         self._asking = None
         self._state = _RUNNING
@@ -113,7 +117,8 @@ class SlotApi:
         """A connection has ended."""
         if connection in self._connections:
             self._connections.remove(connection)
-        lost = self._asking is connection or (self._running is connection and self._answers_where_it_asks)
+        in_use = self._answers_where_it_asks or self._loop.now > self._answered_at + CLOSES_AT_ONCE_S
+        lost = self._asking is connection or (self._running is connection and in_use)
         if self._running is connection:
             self._running = None
         if self._asking is connection:

@@ -147,6 +147,14 @@ async def test_a_program_that_ends_in_its_second_call_is_noticed_by_its_connecti
     assert await rig.exit_code() == 0
 
 
+async def test_a_program_that_ends_in_the_midst_of_its_first_call_is_noticed_too(rig: PodRig) -> None:
+    await ready(rig)
+
+    kind, document = await answer(rig, await rig.append(call(b'{"sleep": 1.2, "exit": 7}', timeout_ms=30_000)))
+
+    assert (kind, document["errorType"]) == (ERROR_FUNCTION, "Runtime.ExitError")
+
+
 @pytest.mark.parametrize(("exit_code", "words"), [(7, "exit status 7"), (137, "signal: killed")])
 async def test_the_controller_tells_how_the_container_ended(rig: PodRig, exit_code: int, words: str) -> None:
     await ready(rig)
