@@ -23,6 +23,7 @@ NODES = Kind("", "v1", "nodes", namespaced=False)
 API_SERVER_NAMESPACE = "default"
 API_SERVER_SELECTOR = "kubernetes.io/service-name=kubernetes"
 RETRY_S = 2.0
+RETRY_MOST_S = 60.0
 UNUSED_FOR_S = limits.TIMEOUT_MAX_S + 120.0
 """A policy goes when no function has needed it for so long: by then no instance of one that did can be running, which
 would otherwise lose what it may reach, or gain what it may not."""
@@ -127,33 +128,47 @@ class PolicyKeeper:
         )
 
     async def _keep(self) -> None:
+        failures = 0
         while True:
             await self._again.wait()
             self._again.clear()
             self._surroundings = self._look_round()
-            try:
-                async with self._writing:
-                    wanted = await self._put_right()
-                    await self._clear_away(wanted)
-            except ApiError as error:
-                _log.warning("network policies could not be put right: %s", error)
-                await asyncio.sleep(RETRY_S)
-                self._again.set()
+            async with self._writing:
+                wanted, all_right = await self._put_right()
+                if all_right:
+                    all_right = await self._clear_away(wanted)
+            failures = 0 if all_right else failures + 1
+            if failures:
+                await self._wait_for_change(min(RETRY_MOST_S, RETRY_S * 2 ** min(failures - 1, 10)))
 
-    async def _put_right(self) -> set[Key]:
-        """Apply what differs in every namespace with functions; gives which policies these are. Raises ApiError."""
+    async def _wait_for_change(self, at_most_s: float) -> None:
+        """Until something is different, or it is time to try the same again."""
+        try:
+            async with asyncio.timeout(at_most_s):
+                await self._again.wait()
+        except TimeoutError:
+            self._again.set()
+
+    async def _put_right(self) -> tuple[set[Key], bool]:
+        """Apply what differs in every namespace with functions; gives which policies these are, and whether all are."""
         egresses: dict[str, set[str]] = {}
         for spec in self._functions().values():
             egresses.setdefault(spec.namespace, set()).add(spec.pod.egress)
         wanted: set[Key] = set()
+        all_right = True
         for namespace, asked in egresses.items():
             found = policies_for(self._config, namespace, asked, self._surroundings)
             wanted.update((namespace, name) for name in found)
-            await self._apply(found)
-        return wanted
+            try:
+                await self._apply(found)
+            except ApiError as error:
+                # Most often the namespace is being deleted; others do not wait for it.
+                _log.warning("the network policies of namespace %s could not be put right: %s", namespace, error)
+                all_right = False
+        return wanted, all_right
 
-    async def _clear_away(self, wanted: set[Key]) -> None:
-        """Delete what no function has needed for long. Raises ApiError."""
+    async def _clear_away(self, wanted: set[Key]) -> bool:
+        """Delete what no function has needed for long; False when that did not work."""
         loop = asyncio.get_running_loop()
         for key in wanted & self._unused_since_s.keys():
             del self._unused_since_s[key]
@@ -162,9 +177,15 @@ class PolicyKeeper:
                 self._unused_since_s[key] = loop.time()
                 loop.call_later(UNUSED_FOR_S + 1, self._again.set)
         for key, since_s in [*self._unused_since_s.items()]:
-            if loop.time() - since_s >= UNUSED_FOR_S:
+            if loop.time() - since_s < UNUSED_FOR_S:
+                continue
+            try:
                 await self._api.delete(NETWORK_POLICIES, *key)
-                del self._unused_since_s[key]
+            except ApiError as error:
+                _log.warning("the unneeded network policy %s/%s could not be deleted: %s", *key, error)
+                return False
+            del self._unused_since_s[key]
+        return True
 
     async def _apply(self, policies: Mapping[str, Object]) -> None:
         """Write those that are not as they should be. Raises ApiError."""
