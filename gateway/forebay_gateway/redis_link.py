@@ -103,17 +103,20 @@ class RedisLink:
 
     async def _keep(self) -> None:
         failures = 0
+        told = ""
         while True:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     connection = await self._connect()
             except (OSError, RedisUnavailable, hiredis.ReplyError) as error:
-                if failures == 0:
+                if str(error) != told:
+                    # Another reason is news: a server that is back but does not know this user yet.
+                    told = str(error)
                     _log.warning("Redis cannot be reached: %s", error, extra={"link": self._name})
                 await asyncio.sleep(backoff_s(failures, random.random()))  # noqa: S311 - jitter, no secret
                 failures += 1
                 continue
-            failures = 0
+            failures, told = 0, ""
             self._connection = connection
             self._on_up()
             await self._watch(connection)

@@ -19,11 +19,11 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, unix_socket: Path | None = None) -> AsyncIterator[int]:
-    """Serve `app` on a free loopback port, or a Unix socket; gives the port (0 for a socket)."""
+async def serving(app: ASGIApp, unix_socket: Path | None = None, *, port: int = 0) -> AsyncIterator[int]:
+    """Serve `app` on a loopback port (0: a free one), or a Unix socket; gives the port (0 for a socket)."""
     if unix_socket is None:
-        listener = socket.create_server(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", port))
+        port = listener.getsockname()[1]
     else:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(unix_socket))
