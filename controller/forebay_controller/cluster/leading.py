@@ -19,6 +19,7 @@ from forebay_controller.cluster.config import PER_FUNCTION, ClusterConfig
 from forebay_controller.cluster.credentials_source import CredentialsSource
 from forebay_controller.cluster.function_access import FunctionAccess, rules_of
 from forebay_controller.cluster.function_source import FunctionSource
+from forebay_controller.cluster.handler_reports import HandlerReports
 from forebay_controller.cluster.informer import Informer
 from forebay_controller.cluster.outbound import Outbound
 from forebay_controller.cluster.outbound_rules import OutboundRules
@@ -90,7 +91,9 @@ class Leading:
     async def _start(self) -> tuple[Controller, PodBackend]:
         """Everything in order: nothing may be routed or started before what it needs is there."""
         replica, stack = self._replica, self._stack
-        backend = PodBackend(replica.api, replica.config)
+        reports = HandlerReports(replica.redis)
+        stack.push_async_callback(reports.close)
+        backend = PodBackend(replica.api, replica.config, reports.changed)
         stack.push_async_callback(backend.close)
         access = await self._access()
         source = FunctionSource(

@@ -6,7 +6,7 @@ with one list and goes on. What a pod's status means is in `pod_status.py`, what
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -32,6 +32,9 @@ STUCK_AFTER_S = 30.0
 so that it holds no place; Redis has given its leases to others long before."""
 
 _log = logs.get(__name__)
+
+Tell = Callable[[Object | None, Object | None], None]
+"""Gets a pod as it was and as it is now; None before it was there, or once it is gone."""
 
 
 class _Pod:
@@ -62,9 +65,11 @@ class PodBackend:
     starts_at_once_max = STARTS_AT_ONCE_MAX
     replaces_first = True
 
-    def __init__(self, api: Api, config: ClusterConfig) -> None:
+    def __init__(self, api: Api, config: ClusterConfig, tell: Tell | None = None) -> None:
+        """`tell` is told of every change of a pod."""
         self._api = api
         self._config = config
+        self._tell = tell
         self._pods: dict[str, _Pod] = {}
         self._report: ExitReport = _nobody
         self._background = Background()
@@ -128,6 +133,8 @@ class PodBackend:
                 await self._delete(pod, ENDED_GRACE_S)
 
     def _changed(self, old: Object | None, new: Object | None) -> None:
+        if self._tell is not None:
+            self._tell(old, new)
         known = new or old
         assert known is not None
         instance_id = known["metadata"]["labels"].get(INSTANCE, "")
