@@ -1,11 +1,12 @@
 #!/bin/sh
 # Builds the platform's four images with docker, podman or buildah, whichever works here.
 #
-#   scripts/images.sh                          forebay-gateway:VERSION, -controller, -runtime and -valkey, local
+#   scripts/images.sh                          forebay-gateway:VERSION, -controller, -runtime, -valkey
 #   REGISTRY=registry.example.com/team …       named for a registry and pushed to it
 #   PLATFORMS=linux/amd64,linux/arm64 …        for several architectures; needs REGISTRY
 #   PYTHON_IMAGE=python:3.12-slim …            another base of gateway, controller and runtime
 #   BASE_IMAGE=debian:trixie-slim …            another base of the Valkey image
+#   COMPONENTS=runtime TAG=0.1.0-python3.12 …  only this one, under another tag
 #   BUILDER="buildah --storage-driver vfs" …   this tool, with its own options
 #   BUILD_OPTIONS="--network host" …           options of each build
 set -eu
@@ -44,11 +45,11 @@ folder() {
 
 name() {
   if [ -n "$REGISTRY" ]; then
-    echo "$REGISTRY/forebay-$1:$VERSION"
+    echo "$REGISTRY/forebay-$1:$TAG"
   elif [ "$TOOL" = docker ]; then
-    echo "forebay-$1:$VERSION"
+    echo "forebay-$1:$TAG"
   else
-    echo "$LIBRARY/forebay-$1:$VERSION"
+    echo "$LIBRARY/forebay-$1:$TAG"
   fi
 }
 
@@ -79,6 +80,8 @@ build() {
 BUILDER=${BUILDER:-$(find_builder)}
 TOOL=${BUILDER%% *}
 VERSION=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' common/forebay_common/__init__.py)
+TAG=${TAG:-$VERSION}
+COMPONENTS=${COMPONENTS:-gateway controller runtime valkey}
 if [ -n "$PLATFORMS" ] && [ -z "$REGISTRY" ]; then
   fail "images for several platforms are pushed where they are built: set REGISTRY as well"
 fi
@@ -89,7 +92,7 @@ BASE_IMAGE=${BASE_IMAGE:-${prefix}debian:trixie-slim}
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-for component in gateway controller runtime valkey; do
+for component in $COMPONENTS; do
   echo "building $(name $component) with $TOOL ..."
   build $component >"$log" 2>&1 || {
     cat "$log" >&2
@@ -98,6 +101,6 @@ for component in gateway controller runtime valkey; do
 done
 if [ -n "$PLATFORMS" ]; then exit 0; fi
 echo
-for component in gateway controller runtime valkey; do
+for component in $COMPONENTS; do
   printf '%-50s %s\n' "$(name $component)" "$($BUILDER images --format '{{.Size}}' "$(name $component)" | head -n 1)"
 done

@@ -148,6 +148,15 @@ def test_a_base_image_can_be_chosen(tools: Tools) -> None:
     assert ["BASE_IMAGE=debian:sid-slim" in call for call in builds] == [False, False, False, True]
 
 
+def test_one_image_can_be_built_under_another_tag(tools: Tools) -> None:
+    tools.add("docker", SIZE)
+
+    tools.run(COMPONENTS="runtime", TAG="1-python3.12", PYTHON_IMAGE="python:3.12-slim")
+
+    builds = [call for call in tools.calls if " build " in call]
+    assert [call.split("--tag ")[1] for call in builds] == ["forebay-runtime:1-python3.12 ."]
+
+
 def test_images_for_a_registry_are_pushed_and_for_several_platforms_as_one_name(tools: Tools) -> None:
     tools.add("docker", SIZE)
     tools.add("buildah")
