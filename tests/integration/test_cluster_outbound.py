@@ -110,6 +110,16 @@ async def test_a_name_that_leads_inside_is_not_connected_to(web: Web) -> None:
     assert web.heads == []
 
 
+async def test_an_address_that_became_a_nodes_is_not_connected_to(web: Web) -> None:
+    own: list[str] = []
+    rules = OutboundRules.of(allow_http=True, allowed=[])
+    client = Outbound(rules, own_addresses=lambda: own, resolve=web.resolve, total_s=0.3)
+    web.names["node.test"] = [["93.184.216.34"]]
+    own.append("93.184.216.34")
+    with pytest.raises(OutboundRefusedError, match="of the cluster"):
+        await client.fetch("http://node.test/x", max_bytes=MAX_BYTES)
+
+
 @pytest.mark.parametrize(
     "target",
     [

@@ -67,6 +67,13 @@ def test_the_clusters_own_addresses_are_refused_although_they_are_public() -> No
         check_addresses("example.com", [ip_address("::ffff:198.51.7.7")], LOOSE)
 
 
+def test_addresses_that_turn_out_to_be_the_clusters_are_refused() -> None:
+    rules = STRICT.refusing([PUBLIC, "2606:2800:220:1::1"])
+    for address in (PUBLIC, "2606:2800:220:1::1"):
+        with pytest.raises(OutboundRefusedError, match="of the cluster"):
+            check_addresses("example.com", [ip_address(address)], rules)
+
+
 def test_what_is_allowed_by_network_or_name_is() -> None:
     check_addresses("whatever", [ip_address("10.1.2.3"), ip_address("192.0.2.7")], LOOSE)
     check_addresses("files.internal", [ip_address("10.200.0.1")], LOOSE)

@@ -3,6 +3,8 @@
 Every step may be done again: a leader that dies in between leaves nothing that the next one does not finish.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from redis.asyncio import Redis
@@ -16,7 +18,15 @@ from forebay_controller.cluster.api import ApiError, Object
 from forebay_controller.cluster.code_source import CodeProblemError, CodeReader, stored_size
 from forebay_controller.cluster.config_map_watches import ConfigMapWatches, TooManyConfigMapsError
 from forebay_controller.cluster.function_record import FunctionRecord
-from forebay_controller.cluster.resource import ConfigMapCode, FunctionResource, revision, settings_hash
+from forebay_controller.cluster.resource import (
+    BlobCode,
+    CodeSource,
+    ConfigMapCode,
+    FunctionResource,
+    ZipCode,
+    revision,
+    settings_hash,
+)
 from forebay_controller.cluster.status import Accepted, Problem
 from forebay_controller.cluster.status_writer import StatusWriter
 from forebay_controller.code_store import CodeStorageFullError, CodeStore
@@ -26,6 +36,12 @@ Prepare = Callable[[FunctionSpec], Awaitable[None]]
 
 Raises PrepareError, ApiError, redis.exceptions.RedisError.
 """
+
+
+DOWNLOADS_MAX = 4
+UPLOADS_MAX = 2
+"""Packages of up to 50 MB each that are in memory at a time, by where they come from: a slow download holds up no
+upload."""
 
 
 class PrepareError(Exception):
@@ -70,6 +86,10 @@ class Acceptance:
         self._watches = watches
         self._statuses = statuses
         self._prepare = prepare
+        self._room: dict[type[CodeSource], asyncio.Semaphore] = {
+            ZipCode: asyncio.Semaphore(DOWNLOADS_MAX),
+            BlobCode: asyncio.Semaphore(UPLOADS_MAX),
+        }
 
     def keys(self, spec: FunctionSpec) -> FunctionKeys:
         """A function's keys."""
@@ -132,9 +152,10 @@ class Acceptance:
             if size is not None:
                 return spec.with_changes(code_size=size), source.fingerprint
         try:
-            package = await self._reader.read(spec.namespace, source)
-            record.old_code.add(package.sha256)
-            await self._code.put(keys, package)
+            async with self._room.get(type(source), contextlib.nullcontext()):
+                package = await self._reader.read(spec.namespace, source)
+                record.old_code.add(package.sha256)
+                await self._code.put(keys, package)
         except CodeProblemError as error:
             problem = Problem("code", error.reason, error.message, may_pass=error.may_pass)
             raise NotAcceptedError(problem) from error

@@ -31,7 +31,7 @@ from forebay_controller.cluster.function_record import FunctionRecord
 from forebay_controller.cluster.informer import Informer, Key
 from forebay_controller.cluster.resource import FINALIZER, LAST_MODIFIED, FunctionResource, function_uid, read
 from forebay_controller.cluster.routing_table import RoutingTable
-from forebay_controller.cluster.status import Accepted, Problem, read_observed
+from forebay_controller.cluster.status import Accepted, Problem, read_observed, ready_generation
 from forebay_controller.cluster.status_writer import CONFLICTS_MAX, StatusWriter, current, refresh
 from forebay_controller.cluster.work_queue import WorkQueue, backoff_s
 from forebay_controller.code_store import CodeStore
@@ -42,6 +42,7 @@ PROBLEM_MOST_S = 300.0
 PROBLEM_STAYS_S = 1_800.0
 """How often even a problem that only its user can solve is looked at again: what it depends on may have changed."""
 CONFLICT_S = 0.05
+LOAD_AT_ONCE = 50
 _RETRY_MARGIN_MS = 5_000
 
 _log = logs.get(__name__)
@@ -131,10 +132,10 @@ class FunctionSource:
         self._unsubscribe = self._functions.subscribe(self._changed)
         self._claims.index()
         table = await self._table.read()
-        for key, item in [*self._functions.objects.items()]:
-            status = item.get("status", {})
-            if status.get("revision") and self._config.serves(key[0]) and self._claims.owner_of(item) is item:
-                await self._take_up(key, item, table)
+        items = [(key, item) for key, item in self._functions.objects.items() if self._was_accepted(key, item)]
+        for start in range(0, len(items), LOAD_AT_ONCE):
+            batch = items[start : start + LOAD_AT_ONCE]
+            await asyncio.gather(*(self._take_up(key, item, table) for key, item in batch))
         known = {function_uid(item) for item in self._functions.objects.values()}
         for name, entry in table.items():
             if entry.uid not in known:
@@ -165,6 +166,10 @@ class FunctionSource:
         await self._watches.close()
         await self._events.close()
 
+    def _was_accepted(self, key: Key, item: Object) -> bool:
+        accepted = bool(item.get("status", {}).get("revision"))
+        return accepted and self._config.serves(key[0]) and self._claims.owner_of(item) is item
+
     async def _take_up(self, key: Key, item: Object, table: Mapping[str, RoutingEntry]) -> None:
         resource, status = read(item), item.get("status", {})
         spec = plain(resource.spec).with_changes(revision=status["revision"])
@@ -174,7 +179,7 @@ class FunctionSource:
             spec = FunctionSpec.from_json(raw)
         record = self._record(key, resource)
         record.touched = True
-        record.accepted = Accepted(spec, status.get("observedGeneration", 0), status.get("codeSource", ""))
+        record.accepted = Accepted(spec, ready_generation(status), status.get("codeSource", ""))
         record.applied_revision = status.get("appliedRevision", 0)
         record.observed = read_observed(status)
         entry = table.get(spec.key)

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import ip_address
 
 import aiohttp
@@ -23,8 +23,8 @@ TOTAL_S = 60.0
 """For everything: names, connections, redirects and the body, however slowly it comes."""
 CONNECT_S = 10.0
 SILENT_S = 15.0
-REQUESTS_MAX = 8
-"""At a time; the bodies of these are in memory together."""
+REQUESTS_MAX = 16
+"""At a time."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ADDRESSES_MAX = 32
@@ -40,17 +40,22 @@ class OutboundError(Exception):
 
 
 class Outbound:
-    """Fetches from addresses that users name. Each one is resolved once, checked, and connected to as checked."""
+    """Fetches from addresses that users name. Each one is resolved once, checked, and connected to as checked.
+
+    `own_addresses()` gives the cluster's own as they are now (nodes, the API server), refused beside the rules' ones.
+    """
 
     def __init__(
         self,
         rules: OutboundRules,
         *,
+        own_addresses: Callable[[], Iterable[str]] = tuple,
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
         total_s: float = TOTAL_S,
     ) -> None:
         self._rules = rules
+        self._own_addresses = own_addresses
         self._resolve = resolve or resolve_host
         self._tls = tls or ssl.create_default_context()
         self._total_s = total_s
@@ -80,7 +85,7 @@ class Outbound:
         url = check_url(text, self._rules)
         host, port = url.raw_host or "", url.port or 0
         addresses = await self._addresses(host, port)
-        check_addresses(host, addresses, self._rules)
+        check_addresses(host, addresses, self._rules.refusing(self._own_addresses()))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENT_S)
         connector = aiohttp.TCPConnector(
             resolver=_Pinned([str(address) for address in addresses]),

@@ -5,7 +5,7 @@ a way to everything that the platform can reach and the user cannot.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from yarl import URL
@@ -49,6 +49,11 @@ class OutboundRules:
                     raise
                 hosts.add(entry.lower().rstrip("."))
         return cls(allow_http, frozenset(hosts), tuple(networks), tuple(ip_network(cidr) for cidr in refused))
+
+    def refusing(self, addresses: Iterable[str]) -> "OutboundRules":
+        """The rules, with these addresses being the cluster's, too. Raises ValueError."""
+        more = tuple(ip_network(address) for address in addresses)
+        return replace(self, refused_networks=self.refused_networks + more)
 
 
 def check_url(text: str, rules: OutboundRules) -> URL:

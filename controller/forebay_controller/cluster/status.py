@@ -132,6 +132,12 @@ def read_observed(status: Mapping[str, Any]) -> FunctionStatus:
     )
 
 
+def ready_generation(status: Mapping[str, Any]) -> int:
+    """Which generation's spec instances run by, as its condition Ready says; 0 when it does not."""
+    generation: int = _condition(status, READY).get("observedGeneration", 0)
+    return generation
+
+
 def why_word(text: str) -> str:
     """One word for programs for what keeps an instance from running, by the words for people."""
     return next((word for fragment, word in _WORDS if fragment in text), "StartFailed")

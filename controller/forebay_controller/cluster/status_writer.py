@@ -18,6 +18,8 @@ from forebay_controller.interfaces import FunctionStatus
 
 FIGURES_EVERY_S = 3.0
 """How often at most a status is written only because calls came and went."""
+FIGURES_PER_S = 20
+"""How many writes a second such figures are worth with all Functions together: many busy ones take turns."""
 SPACING_S = 0.2
 """How often at most one Function's status is written at all, so that a burst is a handful of writes."""
 RETRY_S = 1.0
@@ -53,13 +55,12 @@ class StatusWriter:
     def _note(self, record: FunctionRecord, *, at_once: bool) -> None:
         if at_once:
             record.status_changed.set()
-        task = self._tasks.get(record.uid)
-        if task is None or task.done():
+        if record.uid not in self._tasks:
             self._tasks[record.uid] = asyncio.create_task(self._run(record), name=f"status of {record.key}")
 
     async def forget(self, record: FunctionRecord) -> None:
         """A Function is gone."""
-        task = self._tasks.pop(record.uid, None)
+        task = self._tasks.get(record.uid)
         if task is not None:
             await end_tasks([task])
 
@@ -80,13 +81,20 @@ class StatusWriter:
             return await self._send(record, item, patch)
 
     async def _run(self, record: FunctionRecord) -> None:
+        try:
+            await self._write_what_is_due(record)
+        finally:
+            del self._tasks[record.uid]
+
+    async def _write_what_is_due(self, record: FunctionRecord) -> None:
         while True:
             record.status_changed.clear()
             item = current(self._functions, record)
             patch = {} if item is None else self._due(record, read(item), item)
             if item is None or not patch:
                 break
-            spacing_s = FIGURES_EVERY_S if figures_only(patch) else SPACING_S
+            figures_s = max(FIGURES_EVERY_S, len(self._tasks) / FIGURES_PER_S)
+            spacing_s = figures_s if figures_only(patch) else SPACING_S
             left_s = record.status_written_s + spacing_s - self._clock()
             if left_s > 0:
                 await _wait(record.status_changed if figures_only(patch) else None, left_s)
