@@ -4,7 +4,8 @@ A file is one instance's, appended to, one JSON object a line with a `time` that
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,13 +43,14 @@ class LogFiles:
         last, _ = await asyncio.to_thread(tail, self._folder / spec.name, lines)
         return last
 
-    async def follow(self, spec: FunctionSpec, lines: int) -> AsyncIterator[list[bytes]]:
+    async def follow(self, spec: FunctionSpec, lines: int) -> AsyncGenerator[list[bytes], None]:
         """The last lines, then those that come."""
         folder = self._folder / spec.name
         last, position = await asyncio.to_thread(tail, folder, lines)
         yield last
-        async for new in follow(folder, position):
-            yield new
+        async with aclosing(follow(folder, position)) as arriving:
+            async for new in arriving:
+                yield new
 
 
 def tail(folder: Path, lines: int) -> tuple[list[bytes], LogPosition]:
@@ -76,7 +78,7 @@ def read_new(folder: Path, position: LogPosition) -> list[bytes]:
     return merged(found)
 
 
-async def follow(folder: Path, position: LogPosition) -> AsyncIterator[list[bytes]]:
+async def follow(folder: Path, position: LogPosition) -> AsyncGenerator[list[bytes], None]:
     """The lines that come after `position`, as they come; endless. Makes the folder when it is not there yet.
 
     Gives an empty list now and then, so that whoever reads can stop.

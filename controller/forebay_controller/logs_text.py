@@ -21,13 +21,14 @@ def merged(sources: list[list[bytes]]) -> list[bytes]:
     for lines in sources:
         time = ""
         for line in lines:
-            time = _time_of(line) or time
+            time = time_of(line) or time
             timed.append((time, line))
     timed.sort(key=lambda pair: pair[0])
     return [line for _, line in timed]
 
 
-def _time_of(line: bytes) -> str:
+def time_of(line: bytes) -> str:
+    """A line's time; "" for one that is no JSON object with one."""
     try:
         return str(json.loads(line)["time"])
     except (ValueError, KeyError, TypeError, RecursionError):

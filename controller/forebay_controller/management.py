@@ -4,7 +4,7 @@ The API is the same everywhere. On one machine the local registry keeps function
 replica keeps the Function resources it has seen and writes changes as resources.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -51,7 +51,7 @@ class LogSource(Protocol):
         """The last `lines` lines by time. Raises StoreError when they cannot be read now."""
         ...
 
-    def follow(self, spec: FunctionSpec, lines: int) -> AsyncIterator[list[bytes]]:
+    def follow(self, spec: FunctionSpec, lines: int) -> AsyncGenerator[list[bytes], None]:
         """The last lines, then those that come, as they come; endless.
 
         Gives an empty list now and then, so that whoever reads can stop. Raises StoreError.

@@ -1,7 +1,8 @@
 """Forebay's own management API: /v1."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -170,7 +171,10 @@ class V1Api:
             return StreamingResponse(_once(_rendered(last, as_json)), media_type=media_type)
         if self._followers >= FOLLOWERS_MAX:
             raise V1Error("too_many", f"{FOLLOWERS_MAX} readers follow logs already")
-        return StreamingResponse(self._follow(functions, spec, lines, as_json=as_json), media_type=media_type)
+        # The first lines are awaited here, so that what cannot be read is an error's answer and no broken stream.
+        stream = self._follow(functions, spec, lines, as_json=as_json)
+        first = await anext(stream)
+        return StreamingResponse(_after(first, stream), media_type=media_type)
 
     async def put_blob(self, sha256: str, request: Request) -> None:
         """Upload a code package (a zip), for a Function resource that names it: `code: {blob: {sha256: …}}`.
@@ -206,15 +210,16 @@ class V1Api:
 
     async def _follow(
         self, functions: Functions, spec: FunctionSpec, lines: int, *, as_json: bool
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
+        """The log's lines as they come, b"" now and then."""
         self._followers += 1
         try:
-            async for found in self._settings.logs.follow(spec, lines):
-                if found:
+            async with aclosing(self._settings.logs.follow(spec, lines)) as arriving:
+                async for found in arriving:
                     yield _rendered(found, as_json)
-                known = functions.find(spec.name)
-                if known is None or known.uid != spec.uid:
-                    return
+                    known = functions.find(spec.name)
+                    if known is None or known.uid != spec.uid:
+                        return
         finally:
             self._followers -= 1
 
@@ -246,6 +251,14 @@ def _rendered(lines: list[bytes], as_json: bool) -> bytes:  # noqa: FBT001 - one
     if as_json:
         return b"".join(line + b"\n" for line in lines)
     return "".join(f"{as_text(line)}\n" for line in lines).encode()
+
+
+async def _after(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    async with aclosing(rest):
+        yield first
+        async for data in rest:
+            if data:
+                yield data
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -19,6 +19,8 @@ from aiohttp import web
 from kubernetes.aio.client import Configuration
 
 from forebay_controller.cluster.api import Api, Kind, Object
+
+Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _PATH = re.compile(
     r"/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))(?:/namespaces/(?P<namespace>[^/]+)(?=/))?"
@@ -63,6 +65,8 @@ class ScriptedApiServer:
         self.objects: dict[str, dict[tuple[str, str], Object]] = {}
         self.requests: list[Seen] = []
         self.faults: list[Fault] = []
+        self.routes: list[tuple[re.Pattern[str], Route]] = []
+        """Paths that others answer: logs of containers."""
         self.version = 1_000
         self.silent = False
         self.latency_s = 0.0
@@ -193,6 +197,9 @@ class ScriptedApiServer:
             fault = self._fault(request)
             if fault is not None and not fault.done:
                 return _status(fault.status, fault.reason, "as the test says", fault.headers)
+            for path, route in self.routes:
+                if path.fullmatch(request.path):
+                    return await route(request)
             if request.query.get("watch") != "true":
                 answer = self._act(request, body)
                 return answer if fault is None else _status(fault.status, fault.reason, "done", fault.headers)

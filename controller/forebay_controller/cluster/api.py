@@ -266,12 +266,29 @@ class Api:
                 yield event["type"], event["object"]
 
     async def logs(
-        self, namespace: str, pod: str, container: str, *, tail_lines: int | None = None, follow: bool = False
-    ) -> AsyncIterator[bytes]:
-        """A container's log, in pieces as they come; with `follow` until the container ends, at most an hour."""
-        query: tuple[tuple[str, str], ...] = (("container", container), ("follow", str(follow).lower()))
+        self,
+        namespace: str,
+        pod: str,
+        container: str,
+        *,
+        tail_lines: int | None = None,
+        since_time: str = "",
+        timestamps: bool = False,
+        follow: bool = False,
+    ) -> AsyncGenerator[bytes, None]:
+        """A container's log, in pieces as they come; with `follow` until the container ends, at most an hour.
+
+        `since_time` is RFC 3339 in whole seconds; with `timestamps` each line begins with its own and a space.
+        """
+        query: tuple[tuple[str, str], ...] = (
+            ("container", container),
+            ("follow", str(follow).lower()),
+            ("timestamps", str(timestamps).lower()),
+        )
         if tail_lines is not None:
             query = (*query, ("tailLines", str(tail_lines)))
+        if since_time:
+            query = (*query, ("sinceTime", since_time))
         total_s = LOGS_FOLLOW_MAX_S if follow else self._request_timeout_s
         timeout = aiohttp.ClientTimeout(total=total_s, connect=self._request_timeout_s)
         async with self._open(_Request("GET", path_of(PODS, namespace, pod, "log"), query), timeout) as answer:
