@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from forebay_common import logs
 from forebay_common.keys import PlatformKeys
+from forebay_common.limits import HEARTBEAT_TTL_S
 from forebay_common.queue import (
     CONTROLLER_CONSUMER,
     InstanceReport,
@@ -29,6 +30,7 @@ from forebay_controller.background import Background
 from forebay_controller.delivery import Delivery
 from forebay_controller.function_state import EMPTY_QUEUE, FunctionState, Tempo
 from forebay_controller.instances import (
+    START_MAX_S,
     Instance,
     State,
     fleet,
@@ -48,8 +50,13 @@ _log = logs.get(__name__)
 COMING_UP_S = 2.0
 """For so long a starting instance takes part in the bound on starts at once; one whose init is slow by itself must
 not keep other functions from starting."""
+ADOPTED_AGE_MAX_S = 60.0
+"""An instance that an earlier controller started counts as this old at most, so that one whose heartbeat is not there
+at the first look (Redis was restarted, too) has the time to send the next."""
 ROOM_IDLE_S = 1.0
 """An instance idle for this long makes room for a function that has none, when the platform is full."""
+
+assert HEARTBEAT_TTL_S < START_MAX_S - ADOPTED_AGE_MAX_S
 
 
 class Reconciler:
@@ -161,7 +168,7 @@ class Reconciler:
         adopted = running.keys() - state.instances.keys()
         for instance_id in adopted:
             known = running[instance_id]
-            started_s = known.started_at_ms / 1000 - self._unix_offset_s
+            started_s = max(known.started_at_ms / 1000 - self._unix_offset_s, self._clock() - ADOPTED_AGE_MAX_S)
             state.instances[instance_id] = Instance(instance_id, known.revision, started_s, adopted=True)
         for instance_id, known in running.items():
             instance = state.instances[instance_id]

@@ -34,7 +34,7 @@ class TcpServer:
         self.kind = kind
         self.folder = Path(tempfile.mkdtemp(prefix="forebay-test-", dir="/tmp"))
         self.password: str = replica_of.password if replica_of else secrets.token_hex(16)
-        self.port = _free_port()
+        self.port = free_port()
         self.settings: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "password": self.password}
         self._binary = binary_of(kind)
         self._replica_of = replica_of
@@ -75,7 +75,8 @@ class TcpServer:
             return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
