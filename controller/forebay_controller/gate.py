@@ -145,10 +145,17 @@ def _forbidden(scope: Scope, grant: Grant) -> Response:
     """The answer to a credential that may manage nothing in the namespace."""
     if scope["path"].startswith(_V1):
         return v1_error_response("forbidden", grant.denied_text())
-    found = lambda_model.load().match(
-        scope["method"], scope["raw_path"].decode("ascii"), scope["query_string"].decode("latin-1")
-    )
-    return error_response(grant.denied("*" if found is None else found.operation.name, "*"))
+    return error_response(grant.denied(_operation_of(scope), "*"))
+
+
+def _operation_of(scope: Scope) -> str:
+    """The operation of Lambda's API that a request means; `*` when it cannot be told."""
+    try:
+        query = scope["query_string"].decode("latin-1")
+        found = lambda_model.load().match(scope["method"], scope["raw_path"].decode("ascii"), query)
+    except LambdaError:
+        return "*"
+    return "*" if found is None else found.operation.name
 
 
 def _unauthenticated(scope: Scope, error: AuthError) -> Response:

@@ -182,6 +182,14 @@ async def test_a_key_to_invoke_manages_nothing(served: Management) -> None:
     assert "its scopes are invoke" in by_v1.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/2015-03-31/functions?" + "&".join(["a=1"] * 300), "/2015-03-31/nothing"])
+async def test_a_key_that_manages_nothing_is_refused_whatever_it_asks(served: Management, path: str) -> None:
+    answer = await ask(served, "GET", path, "FBAKINVOKE")
+
+    assert answer.status_code == 403
+    assert answer.json()["Message"].endswith("to perform: lambda:* on resource: *")
+
+
 async def test_a_key_of_other_namespaces_manages_nothing_here_and_learns_of_its_own_only(served: Management) -> None:
     here = await ask(served, "GET", "/v1/functions", "FBAKELSEWHERE")
     there = await ask(served, "GET", "/ns/team-a/v1/functions", "FBAKELSEWHERE")
