@@ -1,6 +1,5 @@
 """A copy of the cluster's objects stays right, whatever happens to its watch."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -111,9 +110,11 @@ async def test_a_bookmark_spares_the_next_list(server: ScriptedApiServer, inform
     assert server.count("GET", "configmaps") - server.count("GET", "configmaps", watch="true") == lists
 
 
-async def test_it_outlasts_a_server_that_is_away(server: ScriptedApiServer, informer: Informer) -> None:
+async def test_it_outlasts_a_server_that_is_away(
+    server: ScriptedApiServer, informer: Informer, caplog: pytest.LogCaptureFixture
+) -> None:
     await server.away()
-    await asyncio.wait({asyncio.create_task(asyncio.sleep(0.5))})
+    await until(lambda: caplog.text.count("Unreachable") >= 2, "it is tried in vain")
     server.put(CONFIG_MAPS, config_map("second"))
     await server.start()
     await until(lambda: "second" in names(informer), "it is seen once the server is back")
