@@ -8,7 +8,7 @@ Used by gateways (from the table in Redis) and by the controller (from the Secre
 import hmac
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple, Self
@@ -95,14 +95,14 @@ class Credential:
         )
 
 
-def matches(patterns: Iterable[str], name: str) -> bool:
+def matches(patterns: Sequence[str], name: str) -> bool:
     """Whether a name fits one of the patterns, in which `*` stands for any characters.
 
     `*` itself as the name (all of them) fits nothing but the pattern `*`. Linear in the name for each star.
     """
-    return any(
-        pattern in (EVERY, name) or ("*" in pattern and name != EVERY and _fits(pattern, name)) for pattern in patterns
-    )
+    if EVERY in patterns or name in patterns:
+        return True
+    return name != EVERY and any("*" in pattern and _fits(pattern, name) for pattern in patterns)
 
 
 def _fits(pattern: str, name: str) -> bool:

@@ -98,6 +98,13 @@ def test_a_query_is_accepted_whether_it_was_signed_as_it_stands_or_encoded_first
         check(encoded._replace(query=query), body)
 
 
+def test_each_form_of_a_query_is_tried_once() -> None:
+    assert sigv4.canonical_queries(b"") == (b"",)
+    assert sigv4.canonical_queries(b"Qualifier=%24LATEST") == (b"Qualifier=%24LATEST",)
+    assert sigv4.canonical_queries(b"b=2&a") == (b"a=&b=2", b"b=2&a")
+    assert sigv4.canonical_queries(b"b=$&a=1") == (b"a=1&b=$", b"a=1&b=%24", b"b=$&a=1")
+
+
 def test_signed_headers_are_compared_without_surplus_white_space_and_repeated_ones_joined() -> None:
     request, body = signed("/x", headers={"X-Amz-Client-Context": "  e30=   two  ", "X-Other": "1"})
     spaced = dict(request.headers) | {b"x-amz-client-context": b"e30= two"}
@@ -118,6 +125,14 @@ TARGETS = st.builds(
 @given(target=TARGETS, body=st.binary(max_size=200), method=st.sampled_from(["GET", "POST", "PUT", "DELETE"]))
 def test_any_request_that_botocore_signs_is_accepted(target: str, body: bytes, method: str) -> None:
     check(*signed(target, body, method=method))
+
+
+@given(key=st.binary(min_size=32, max_size=32), other=st.binary(min_size=32, max_size=32))
+def test_a_signature_is_made_with_the_key_it_is_asked_for(key: bytes, other: bytes) -> None:
+    request, body = signed("/x", b"{}")
+    scope = sigv4.parse(request.headers[b"authorization"]).scope
+    first, second = (sigv4.signature(scope, k, request, b"/x", b"", sha256(body).hexdigest()) for k in (key, other))
+    assert (first == second) is (key == other)
 
 
 @given(target=TARGETS, body=st.binary(max_size=50), other=st.binary(min_size=1, max_size=50))
