@@ -95,14 +95,16 @@ class Leading:
         stack.push_async_callback(reports.close)
         backend = PodBackend(replica.api, replica.config, reports.changed)
         stack.push_async_callback(backend.close)
-        access = await self._access()
+        policies = await self._policies()
+        access = await self._access(policies)
+        outbound = Outbound(_outbound_rules(replica.config), own_addresses=policies.cluster_addresses)
         source = FunctionSource(
             replica.api,
             replica.functions,
             replica.redis,
             replica.platform,
             replica.code,
-            CodeReader(replica.api, replica.redis, replica.platform, Outbound(_outbound_rules(replica.config))),
+            CodeReader(replica.api, replica.redis, replica.platform, outbound),
             replica.config,
             prepare=access.prepare,
             release=access.release,
@@ -130,16 +132,20 @@ class Leading:
         self._metrics.lead(controller.metrics)
         return controller, backend
 
-    async def _access(self) -> FunctionAccess:
-        replica, stack = self._replica, self._stack
+    async def _policies(self) -> PolicyKeeper:
+        replica = self._replica
         policies = PolicyKeeper(
             replica.api,
             replica.config,
             lambda: _served(replica),
             api_server_service=os.environ.get("KUBERNETES_SERVICE_HOST", ""),
         )
-        stack.push_async_callback(policies.close)
+        self._stack.push_async_callback(policies.close)
         await policies.start()
+        return policies
+
+    async def _access(self, policies: PolicyKeeper) -> FunctionAccess:
+        replica, stack = self._replica, self._stack
         users = None
         if replica.config.redis_acl == PER_FUNCTION:
             users = RedisUsers(replica.config.redis, replica.config.prefix)

@@ -104,6 +104,10 @@ class PolicyKeeper:
         await end_tasks([self._task])
         await asyncio.gather(*(informer.close() for informer in self._informers))
 
+    def cluster_addresses(self) -> frozenset[str]:
+        """The nodes' and the API server's addresses as far as they are watched; no I/O."""
+        return self._surroundings.nodes | self._surroundings.api_server
+
     async def ensure(self, spec: FunctionSpec) -> None:
         """Return once the policies that a function's pods need are there. Raises ApiError, PrepareError."""
         if not self._config.network_policy.enabled:
