@@ -187,6 +187,9 @@ class Registry:
             self._statuses[uid] = status
             await self._republish_or_later(uid)
 
+    def note_status(self, uid: str, status: FunctionStatus) -> None:
+        """Nothing to do: whoever asks is answered from the reconciler's own memory."""
+
     async def update_applied(self, uid: str, revision: int) -> None:
         """No instance of an older revision takes calls any more."""
         if uid in self._by_uid:
