@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PREFIX = "/2018-06-01/runtime/"
 CLOSES_AT_ONCE_S = 1.0
 """A client that connects for each request closes its connection with the answer, not in the midst of a call."""
+KEEPING_CLIENTS = "aws-lambda-"
+"""How AWS's own clients name themselves (aws-lambda-python/…, -nodejs/…, -go/…): they keep their connection."""
 _CONNECTIONS_MAX = 64
 _READ_BYTES = 256 * 1024
 _STATUS_OK = b'{"status":"OK"}'
@@ -131,7 +133,7 @@ class SlotApi:
         """Answer a request, or keep it open."""
         action = request.path.removeprefix(PREFIX)
         if (request.method, action) == ("GET", "invocation/next"):
-            self._next(connection)
+            self._next(connection, request)
         elif (request.method, action) == ("POST", "init/error"):
             self._init_error(connection, request)
         elif request.method == "POST" and action.startswith("invocation/"):
@@ -149,12 +151,14 @@ class SlotApi:
             self._connections.pop(0).close()
         self._connections.append(_Connection(self._loop, socket.socket(fileno=fd), self))
 
-    def _next(self, connection: _Connection) -> None:
+    def _next(self, connection: _Connection, request: Request) -> None:
         if self._state in {_RUNNING, _FAILED} or (self._asking is not None and self._asking is not connection):
             connection.send(_invalid_state(f"/next while {self._state}"))
             return
         first = self._state == _STARTING
         self._running = None
+        if first and request.headers.get("user-agent", "").startswith(KEEPING_CLIENTS):
+            self._answers_where_it_asks = True
         self._state = _WAITING
         self._asking = connection
         if first:

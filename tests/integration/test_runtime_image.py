@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import select
 import signal
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from redis.asyncio import Redis
 
 from forebay_common.frames import ERROR_FUNCTION, ERROR_NONE
 from forebay_common.queue import send_control
+from forebay_runtime.runtime_api import CLOSES_AT_ONCE_S
 from support.pod_rig import WAIT_S, PodRig, free_port
 from support.queue_side import call
 from support.waiting import wait_until
@@ -147,11 +149,31 @@ async def test_a_program_that_ends_in_its_second_call_is_noticed_by_its_connecti
     assert await rig.exit_code() == 0
 
 
-async def test_a_program_that_ends_in_the_midst_of_its_first_call_is_noticed_too(rig: PodRig) -> None:
+@pytest.mark.parametrize("event", ['{"exit": 7}', '{"sleep": 1.2, "exit": 7}'])
+async def test_a_program_that_ends_in_its_first_call_is_noticed_too(rig: PodRig, event: str) -> None:
     await ready(rig)
 
-    kind, document = await answer(rig, await rig.append(call(b'{"sleep": 1.2, "exit": 7}', timeout_ms=30_000)))
+    kind, document = await answer(rig, await rig.append(call(event.encode(), timeout_ms=30_000)))
 
+    assert (kind, document["errorType"]) == (ERROR_FUNCTION, "Runtime.ExitError")
+
+
+async def test_an_unknown_client_that_goes_silent_in_the_midst_of_its_first_call_is_noticed(rig: PodRig) -> None:
+    await asyncio.to_thread(wait_until, rig.api_listens, "the Runtime API listens")
+    client = http.client.HTTPConnection("127.0.0.1", rig.settings["runtime_api_port"], timeout=WAIT_S)
+
+    def take_and_leave() -> None:
+        client.request("GET", "/2018-06-01/runtime/invocation/next")
+        client.getresponse().read()
+        assert client.sock is not None
+        # The answer is read; what a client keeps a connection for is its next request.
+        select.select([client.sock], [], [], CLOSES_AT_ONCE_S + 0.1)
+        client.close()
+
+    record = await rig.append(call(timeout_ms=30_000))
+    await asyncio.to_thread(take_and_leave)
+
+    kind, document = await answer(rig, record)
     assert (kind, document["errorType"]) == (ERROR_FUNCTION, "Runtime.ExitError")
 
 
