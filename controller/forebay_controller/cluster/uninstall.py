@@ -15,6 +15,7 @@ from forebay_common import logs
 from forebay_controller.cluster.access import secret_name
 from forebay_controller.cluster.api import (
     FUNCTIONS,
+    LEASES,
     NETWORK_POLICIES,
     PODS,
     SECRETS,
@@ -94,6 +95,7 @@ async def uninstall(api: Api, installation: Installation) -> None:
     await _delete_all(api, PODS, pods)
     await asyncio.gather(*(_forget(api, function) for function in functions))
     await _delete_all(api, NETWORK_POLICIES, policies)
+    await api.delete(LEASES, installation.release_namespace, f"{installation.full_name}-controller")
     _log.info(
         "taken back: %d pods, %d network policies; %d Functions stay, without finalizers",
         *(len(pods), len(policies), len(functions)),
