@@ -4,6 +4,7 @@
   "helm.sh/hook" .event
   "helm.sh/hook-weight" (.weight | toString)
   "helm.sh/hook-delete-policy" "before-hook-creation,hook-succeeded"
+  "helm.sh/hook-output-log-policy" "hook-failed"
 | toJson -}}
 {{- end -}}
 
