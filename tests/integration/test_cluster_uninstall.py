@@ -94,6 +94,19 @@ async def test_controllers_that_do_not_end_are_named(
     assert server.get(FUNCTIONS, "team", "hello")["metadata"]["finalizers"] == [FINALIZER]
 
 
+async def test_pods_that_work_for_long_hold_up_nothing(
+    server: ScriptedApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PODS_END_S", 0.1)
+    put_function(server)
+    at_work = server.get(PODS, "team", "fn-hello-1")
+    at_work["metadata"]["finalizers"] = ["shop.example/own"]  # stands for the kubelet, which lets it finish
+    server.put(PODS, at_work)
+    await run(server)
+    assert "deletionTimestamp" in server.get(PODS, "team", "fn-hello-1")["metadata"]
+    assert not server.get(FUNCTIONS, "team", "hello")["metadata"]["finalizers"]
+
+
 async def test_a_function_that_somebody_changes_meanwhile_loses_its_finalizer_all_the_same(
     server: ScriptedApiServer,
 ) -> None:

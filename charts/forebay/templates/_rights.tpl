@@ -40,7 +40,7 @@ is not among them, since what functions get is derived (docs/adr/0003-secrets-ar
   verbs: [list, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, delete]
+  verbs: [list, watch, delete]
 - apiGroups: [""]
   resources: [secrets]
   verbs: [delete]

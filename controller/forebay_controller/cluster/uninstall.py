@@ -5,8 +5,9 @@ their namespaces. What was made for them goes too. The controllers end first, si
 """
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +34,8 @@ from forebay_controller.cluster.resource import FINALIZER, read
 DEPLOYMENTS = Kind("apps", "v1", "deployments", namespaced=True)
 CONTROLLERS_END_S = 60.0
 """How long the controllers get to end; above the grace period that the chart gives them by default."""
+PODS_END_S = 30.0
+"""How long functions' pods get to finish what they hold while Redis is still there; later they end by themselves."""
 CONFLICTS_MAX = 10
 
 _log = logs.get(__name__)
@@ -90,15 +93,14 @@ async def uninstall(api: Api, installation: Installation) -> None:
     """Take back what the platform made. Raises ApiError, or UninstallError."""
     await _end_controllers(api, installation)
     functions = await _list(api, installation, FUNCTIONS)
-    pods = await _list(api, installation, PODS, installation.selector)
     policies = await _list(api, installation, NETWORK_POLICIES, installation.selector)
-    await _delete_all(api, PODS, pods)
+    pods = await _end_pods(api, installation)
     await asyncio.gather(*(_forget(api, function) for function in functions))
     await _delete_all(api, NETWORK_POLICIES, policies)
     await api.delete(LEASES, installation.release_namespace, f"{installation.full_name}-controller")
     _log.info(
         "taken back: %d pods, %d network policies; %d Functions stay, without finalizers",
-        *(len(pods), len(policies), len(functions)),
+        *(pods, len(policies), len(functions)),
     )
 
 
@@ -112,26 +114,54 @@ async def _end_controllers(api: Api, installation: Installation) -> None:
         if error.reason != "NotFound":
             raise
         _log.info("there is no Deployment %s: no controller to end", name)
-    changed = asyncio.Event()
     instance = f"app.kubernetes.io/instance={installation.release}"
-    pods = Informer(
-        api,
-        PODS,
-        (installation.release_namespace,),
-        label_selector=f"app.kubernetes.io/component=controller,{instance}",
-        on_change=lambda _old, _new: changed.set(),
-    )
-    await pods.start()
+    selector = f"app.kubernetes.io/component=controller,{instance}"
+    async with _pods(api, (installation.release_namespace,), selector) as pods:
+        left = await pods.ended(CONTROLLERS_END_S)
+    if left:
+        raise UninstallError(f"controllers do not end: {', '.join(left)}; delete their pods, then uninstall again")
+
+
+async def _end_pods(api: Api, installation: Installation) -> int:
+    """Delete functions' pods, and let them finish; gives how many there were."""
+    async with _pods(api, installation.namespaces, installation.selector) as pods:
+        found = [*pods.informer.objects.values()]
+        await _delete_all(api, PODS, found)
+        left = await pods.ended(PODS_END_S)
+    if left:
+        _log.warning("%d pods of functions still finish what they hold, without Redis", len(left))
+    return len(found)
+
+
+class _Pods:
+    """Pods that are watched until they are gone."""
+
+    def __init__(self, api: Api, namespaces: tuple[str, ...], selector: str) -> None:
+        self._changed = asyncio.Event()
+        self.informer = Informer(
+            api, PODS, namespaces, label_selector=selector, on_change=lambda _old, _new: self._changed.set()
+        )
+
+    async def ended(self, within_s: float) -> list[str]:
+        """Wait until none is left; gives the names of those that are after all."""
+        try:
+            async with asyncio.timeout(within_s):
+                while self.informer.objects:
+                    await self._changed.wait()
+                    self._changed.clear()
+        except TimeoutError:
+            return [name for _, name in self.informer.objects]
+        return []
+
+
+@contextlib.asynccontextmanager
+async def _pods(api: Api, namespaces: tuple[str, ...], selector: str) -> AsyncIterator[_Pods]:
+    pods = _Pods(api, namespaces, selector)
+    await pods.informer.start()
     try:
-        async with asyncio.timeout(CONTROLLERS_END_S):
-            while pods.objects:
-                await changed.wait()
-                changed.clear()
-    except TimeoutError as error:
-        names = ", ".join(name for _, name in pods.objects)
-        raise UninstallError(f"controllers do not end: {names}; delete their pods, then uninstall again") from error
+        yield pods
     finally:
-        await pods.close()
+        await pods.informer.close()
 
 
 async def _list(api: Api, installation: Installation, kind: Kind, selector: str = "") -> Objects:
