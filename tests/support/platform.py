@@ -53,13 +53,14 @@ class Platform:
         self.data_dir = data_dir
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.program: tuple[str, ...] = (FOREBAY,)
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self.output = data_dir.with_suffix(".out")
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        command = [FOREBAY, "up", "--port", str(self.port), "--data-dir", str(self.data_dir), *self._options]
+        command = [*self.program, "up", "--port", str(self.port), "--data-dir", str(self.data_dir), *self._options]
         with self.output.open("ab") as sink:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
         self.wait_ready()
@@ -101,9 +102,14 @@ class Platform:
         self._process.kill()
         self._process.wait(10)
 
+    @property
+    def running(self) -> bool:
+        """Whether the supervisor lives."""
+        return self._process is not None and self._process.poll() is None
+
     def end(self) -> None:
         """Stop it if it still runs."""
-        if self._process is not None and self._process.poll() is None:
+        if self.running:
             self.stop()
 
     @property

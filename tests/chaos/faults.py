@@ -1,0 +1,139 @@
+"""Carries a plan's faults out on the living platform, and writes down what was hit and for how long."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from . import plan
+from .parts import Process
+from .plan import Fault
+from .proxy import Trouble
+from .rig import Rig
+
+SLOW_S = (0.01, 0.2)
+RESTART_MAX_S = 20.0
+
+
+@dataclass(slots=True)
+class Hit:
+    """A fault that was carried out: from when to when (monotonic), on what; `instance` "" for no function's."""
+
+    begin_s: float
+    end_s: float
+    how: str
+    part: str
+    name: str
+    pid: int
+    instance: str = ""
+    url: str = ""
+
+    def touches(self, begin_s: float, end_s: float) -> bool:
+        """Whether it was going on at some moment of a span."""
+        return self.begin_s <= end_s and self.end_s >= begin_s
+
+
+class Faults:
+    """Hurts the parts of one rig; `hits` is what has been done."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.hits: list[Hit] = []
+        self.missed = 0
+        self._rig = rig
+        self._busy: set[int] = set()
+
+    async def run(self, faults: Sequence[Fault]) -> None:
+        """Carry faults out, each at its time from now; returns when all are healed."""
+        began_s = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for fault in faults:
+                await asyncio.sleep(max(0.0, began_s + fault.at_s - time.monotonic()))
+                group.create_task(self._carry_out(fault))
+
+    async def _carry_out(self, fault: Fault) -> None:
+        process = self._victim(fault)
+        if process is None:
+            self.missed += 1
+            return
+        now_s = time.monotonic()
+        hit = Hit(now_s, now_s, fault.how, process.part, process.name, process.pid, process.instance)
+        if process.part == plan.GATEWAY:
+            second = self._rig.is_second(process.pid)
+            hit.url = self._rig.urls[second]
+            hit.name = "second gateway" if second else "gateway"
+        self._busy.add(process.pid)
+        self.hits.append(hit)
+        # Open until it is over: what is judged meanwhile counts it.
+        hit.end_s = now_s + fault.for_s + RESTART_MAX_S
+        try:
+            if fault.how == plan.KILL:
+                await self._kill(process, fault)
+            elif fault.how == plan.PAUSE:
+                await self._pause(process, fault)
+            else:
+                await self._wire(process.pid, fault)
+        finally:
+            hit.end_s = time.monotonic()
+            self._busy.discard(process.pid)
+
+    def _victim(self, fault: Fault) -> Process | None:
+        """The part to hit; one at a time suffers from one fault."""
+        found = [part for part in self._rig.tree.look() if part.part == fault.part and part.pid not in self._busy]
+        return _pick(found, fault.pick)
+
+    async def _kill(self, process: Process, fault: Fault) -> None:
+        process.send(signal.SIGKILL)
+        if self._rig.reap(process.pid):
+            await asyncio.sleep(fault.for_s)
+            if process.part == plan.VALKEY:
+                self._rig.start_valkey()
+            else:
+                self._rig.start_second_gateway()
+
+    async def _pause(self, process: Process, fault: Fault) -> None:
+        process.send(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(fault.for_s)
+        finally:
+            process.send(signal.SIGCONT)
+
+    async def _wire(self, pid: int, fault: Fault) -> None:
+        proxy = self._rig.proxy
+        assert proxy is not None
+        if fault.how == plan.CUT:
+            proxy.cut(pid)
+            return
+        trouble = Trouble()
+        proxy.troubles[pid] = trouble
+        if fault.how == plan.TEAR:
+            trouble.tear = fault.amount
+        elif fault.how == plan.MUTE:
+            trouble.mute = True
+        elif fault.how == plan.REFUSE:
+            trouble.refuse = True
+            proxy.cut(pid)
+        elif fault.how == plan.SLOW:
+            trouble.slow_s = SLOW_S[0] + fault.amount * (SLOW_S[1] - SLOW_S[0])
+        elif fault.how == plan.STALL:
+            trouble.flowing.clear()
+        try:
+            await asyncio.sleep(fault.for_s)
+        finally:
+            del proxy.troubles[pid]
+            trouble.flowing.set()
+            if fault.how == plan.MUTE:
+                # What was swallowed is missing in the stream of replies.
+                proxy.cut(pid)
+
+
+def _pick(found: Sequence[Process], pick: float) -> Process | None:
+    return found[int(pick * len(found))] if found else None
+
+
+def timeline(hits: Iterable[Hit], began_s: float) -> list[str]:
+    """What was done, for people."""
+    return [
+        f"{hit.begin_s - began_s:7.2f} s  {hit.how:6} {hit.name} (pid {hit.pid}) until {hit.end_s - began_s:.2f} s"
+        for hit in hits
+    ]

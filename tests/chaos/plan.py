@@ -1,0 +1,198 @@
+"""What one seed does: which faults, when, on which part, and which calls. Pure: the same seed gives the same plan."""
+
+import random
+from dataclasses import dataclass
+
+# How a part can be hurt.
+KILL = "kill"
+PAUSE = "pause"
+CUT = "cut"
+TEAR = "tear"
+MUTE = "mute"
+REFUSE = "refuse"
+SLOW = "slow"
+STALL = "stall"
+# The parts.
+HANDLER = "handler"
+RUNTIME = "runtime"
+SANDBOX = "sandbox"
+GATEWAY = "gateway"
+CONTROLLER = "controller"
+VALKEY = "valkey"
+# How faults go together in a seed.
+PROCESSES = "processes"
+PAUSES = "pauses"
+REDIS = "redis"
+WIRES = "wires"
+FAMILIES = (PROCESSES, PAUSES, REDIS, WIRES)
+
+EVERYSEC = "everysec"
+ALWAYS = "always"
+
+FIRST_FAULT_S = 1.5
+"""Not before functions have instances to be hurt."""
+FAULT_EVERY_S = 0.7
+TOGETHER = 0.3
+"""How often a fault comes at the moment of the one before."""
+PAUSE_MAX_S = 3.0
+EVENTS_PER_S = 30.0
+DURATION_MIN_S = 10.0
+SYNC_SHARE = 0.25
+LARGE_SHARE = 0.08
+LARGE_BYTES = (270_000, 600_000)
+WAIT_S = (4.0, 9.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionPlan:
+    """A function of the load: what its handler does (`kind`), and its settings."""
+
+    name: str
+    kind: str
+    max_retries: int = 1
+    max_age_s: int | None = None
+    work_s: tuple[float, float] = (0.0, 0.02)
+    idle_s: float = 60.0
+    weight: int = 3
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether an event of it ends well unless something happens to it."""
+        return self.kind in {"good", "flaky"}
+
+
+FUNCTIONS = (
+    FunctionPlan("quick", "good", idle_s=1.0, weight=6),
+    FunctionPlan("slow", "good", work_s=(0.1, 1.0), weight=4),
+    FunctionPlan("flaky", "flaky"),
+    FunctionPlan("failing", "failing", weight=2),
+    FunctionPlan("poison", "poison", weight=1),
+    # Its second retry would be due after its greatest age.
+    FunctionPlan("aged", "failing", max_retries=2, max_age_s=60, weight=1),
+)
+RETRY_DELAYS_S = (0.4, 65.0)
+"""The second is that of `aged` alone: every other function has one retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: `pick` in [0, 1) chooses among the parts there are, `amount` in [0, 1) how hard it is hit."""
+
+    at_s: float
+    how: str
+    part: str
+    for_s: float
+    pick: float
+    amount: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallPlan:
+    """One call: when, to which function and gateway (0 or 1), and what the handler is to do."""
+
+    at_s: float
+    ident: str
+    function: FunctionPlan
+    sync: bool
+    gateway: int
+    work_s: float
+    filler_bytes: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A seed's whole plan. `embedded`: `up` starts Valkey itself, and no proxy is between anything."""
+
+    seed: int
+    families: tuple[str, ...]
+    embedded: bool
+    fsync: str
+    duration_s: float
+    faults: tuple[Fault, ...]
+    calls: tuple[CallPlan, ...]
+
+
+def make_plan(seed: int, events: int, families: tuple[str, ...] = ()) -> Plan:
+    """The plan of a seed with so many calls; `families` () lets the seed choose."""
+    chance = random.Random(f"{seed} how")
+    chosen = families or tuple(sorted(chance.sample(FAMILIES, chance.choice((1, 2, 2, 3, 4)))))
+    embedded = WIRES not in chosen and chance.random() < 0.5
+    fsync = EVERYSEC if embedded or chance.random() < 0.6 else ALWAYS
+    duration_s = max(DURATION_MIN_S, events / EVENTS_PER_S)
+    return Plan(
+        seed, chosen, embedded, fsync, duration_s, _faults(seed, chosen, duration_s), _calls(seed, events, duration_s)
+    )
+
+
+def _faults(seed: int, families: tuple[str, ...], duration_s: float) -> tuple[Fault, ...]:
+    chance = random.Random(f"{seed} faults")
+    menu = [choice for family in families for choice in _MENU[family]]
+    weights = [weight for *_, weight in menu]
+    found = []
+    at_s = FIRST_FAULT_S
+    while at_s < duration_s:
+        [(how, part, (low_s, high_s), _)] = chance.choices(menu, weights)
+        found.append(Fault(at_s, how, part, chance.uniform(low_s, high_s), chance.random(), chance.random()))
+        if chance.random() >= TOGETHER:
+            at_s += chance.expovariate(1 / FAULT_EVERY_S)
+    return tuple(found)
+
+
+_MENU: dict[str, tuple[tuple[str, str, tuple[float, float], int], ...]] = {
+    # how, part, for how long (of a kill: until it is started again, where that is for us to do), weight
+    PROCESSES: (
+        (KILL, HANDLER, (0, 0), 4),
+        (KILL, RUNTIME, (0, 0), 4),
+        (KILL, SANDBOX, (0, 0), 3),
+        (KILL, GATEWAY, (0.1, 1.0), 3),
+        (KILL, CONTROLLER, (0, 0), 3),
+    ),
+    PAUSES: (
+        (PAUSE, HANDLER, (0.2, PAUSE_MAX_S), 3),
+        (PAUSE, RUNTIME, (0.2, PAUSE_MAX_S), 4),
+        (PAUSE, SANDBOX, (0.2, PAUSE_MAX_S), 2),
+        (PAUSE, GATEWAY, (0.2, PAUSE_MAX_S), 3),
+        (PAUSE, CONTROLLER, (0.2, PAUSE_MAX_S), 3),
+    ),
+    REDIS: (
+        (KILL, VALKEY, (0.05, 1.5), 3),
+        (PAUSE, VALKEY, (0.2, 2.0), 2),
+        # So that what a dead Redis finds is not only healthy parts.
+        (KILL, RUNTIME, (0, 0), 2),
+    ),
+    WIRES: tuple(
+        (how, part, for_s, weight)
+        for part in (RUNTIME, GATEWAY, CONTROLLER)
+        for how, for_s, weight in (
+            (CUT, (0, 0), 3),
+            (TEAR, (0.5, 1.0), 3),
+            (MUTE, (0.05, 0.6), 3),
+            (REFUSE, (0.3, 2.0), 2),
+            (SLOW, (0.5, 3.0), 2),
+            (STALL, (0.3, 2.5), 2),
+        )
+    ),
+}
+
+
+def _calls(seed: int, events: int, duration_s: float) -> tuple[CallPlan, ...]:
+    chance = random.Random(f"{seed} calls")
+    weights = [function.weight for function in FUNCTIONS]
+    found = []
+    for number in range(events):
+        [function] = chance.choices(FUNCTIONS, weights)
+        filler = chance.randint(*LARGE_BYTES) if chance.random() < LARGE_SHARE else chance.randint(0, 200)
+        found.append(
+            CallPlan(
+                at_s=chance.uniform(0, duration_s),
+                ident=f"c{number}",
+                function=function,
+                sync=chance.random() < SYNC_SHARE,
+                gateway=chance.randrange(2),
+                work_s=chance.uniform(*function.work_s),
+                filler_bytes=filler,
+                wait_s=chance.uniform(*WAIT_S),
+            )
+        )
+    return tuple(sorted(found, key=lambda call: call.at_s))
