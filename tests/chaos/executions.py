@@ -63,6 +63,13 @@ class Executions:
             self._starts[ident] += what == START
         return before
 
+    def busy(self) -> set[str]:
+        """Instances that have begun an execution and not ended it."""
+        open_: Counter[tuple[str, str]] = Counter()
+        for entry in self.entries():
+            open_[entry.instance, entry.ident] += 1 if entry.what == START else -1
+        return {instance for (instance, _), count in open_.items() if count > 0}
+
     def entries(self) -> list[Entry]:
         """All lines, oldest first."""
         with self._lock:

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from . import plan
@@ -14,6 +14,8 @@ from .rig import Rig
 
 SLOW_S = (0.01, 0.2)
 RESTART_MAX_S = 20.0
+BUSY_FIRST = 0.7
+"""How often a part of an instance that runs something is chosen."""
 
 
 @dataclass(slots=True)
@@ -35,13 +37,14 @@ class Hit:
 
 
 class Faults:
-    """Hurts the parts of one rig; `hits` is what has been done."""
+    """Hurts the parts of one rig; `hits` is what has been done. `busy` gives the instances that run something."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, busy: Callable[[], set[str]]) -> None:
         self.hits: list[Hit] = []
         self.missed = 0
         self._rig = rig
-        self._busy: set[int] = set()
+        self._working = busy
+        self._suffering: set[int] = set()
 
     async def run(self, faults: Sequence[Fault]) -> None:
         """Carry faults out, each at its time from now; returns when all are healed."""
@@ -62,7 +65,7 @@ class Faults:
             second = self._rig.is_second(process.pid)
             hit.url = self._rig.urls[second]
             hit.name = "second gateway" if second else "gateway"
-        self._busy.add(process.pid)
+        self._suffering.add(process.pid)
         self.hits.append(hit)
         # Open until it is over: what is judged meanwhile counts it.
         hit.end_s = now_s + fault.for_s + RESTART_MAX_S
@@ -75,12 +78,15 @@ class Faults:
                 await self._wire(process.pid, fault)
         finally:
             hit.end_s = time.monotonic()
-            self._busy.discard(process.pid)
+            self._suffering.discard(process.pid)
 
     def _victim(self, fault: Fault) -> Process | None:
         """The part to hit; one at a time suffers from one fault."""
-        found = [part for part in self._rig.tree.look() if part.part == fault.part and part.pid not in self._busy]
-        return _pick(found, fault.pick)
+        found = [part for part in self._rig.tree.look() if part.part == fault.part and part.pid not in self._suffering]
+        working = self._working()
+        hurting = [part for part in found if part.instance in working]
+        # An idle instance has little to lose.
+        return _pick(hurting if hurting and fault.amount < BUSY_FIRST else found, fault.pick)
 
     async def _kill(self, process: Process, fault: Fault) -> None:
         process.send(signal.SIGKILL)

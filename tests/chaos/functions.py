@@ -57,7 +57,7 @@ def settings(function: FunctionPlan, ledger: str, zip_base64: str) -> dict[str, 
         "handler": "app.handler",
         "timeout_s": TIMEOUT_S,
         "env": {"KIND": function.kind, "LEDGER": ledger},
-        "scale": {"max_instances": 2, "concurrency": 2, "idle_s": function.idle_s},
+        "scale": {"max_instances": 3, "concurrency": 2, "idle_s": function.idle_s},
         "async": delivery,
         "code": {"zip_base64": zip_base64},
     }

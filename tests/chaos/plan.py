@@ -35,7 +35,7 @@ FAULT_EVERY_S = 0.7
 TOGETHER = 0.3
 """How often a fault comes at the moment of the one before."""
 PAUSE_MAX_S = 3.0
-EVENTS_PER_S = 30.0
+EVENTS_PER_S = 40.0
 DURATION_MIN_S = 10.0
 SYNC_SHARE = 0.25
 LARGE_SHARE = 0.08
@@ -63,7 +63,7 @@ class FunctionPlan:
 
 FUNCTIONS = (
     FunctionPlan("quick", "good", idle_s=1.0, weight=6),
-    FunctionPlan("slow", "good", work_s=(0.1, 1.0), weight=4),
+    FunctionPlan("slow", "good", work_s=(0.1, 1.2), weight=6),
     FunctionPlan("flaky", "flaky"),
     FunctionPlan("failing", "failing", weight=2),
     FunctionPlan("poison", "poison", weight=1),

@@ -104,7 +104,7 @@ async def _run(rig: Rig, executions: Executions, outcome: Outcome) -> None:
     redis = rig.connect()
     watch = Watch(rig)
     watching = asyncio.create_task(watch.run())
-    load, faults = Load(rig.urls), Faults(rig)
+    load, faults = Load(rig.urls), Faults(rig, executions.busy)
     began_s = time.monotonic()
     try:
         async with asyncio.TaskGroup() as group:
