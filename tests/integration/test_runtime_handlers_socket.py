@@ -97,6 +97,7 @@ async def test_the_setup_carries_what_a_handler_needs(rig: RuntimeRig) -> None:
         "memory_mb": 512,
         "boto_path": "/var/runtime",
     }
+    await asyncio.to_thread(handlers.next_spawn)  # asked for once the code is there
     assert (rig.code_dir / "app.py").read_text().startswith("def handler")
 
 
