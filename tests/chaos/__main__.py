@@ -1,12 +1,14 @@
-"""`python -m tests.chaos [--seeds N | --seed N] [--events N]`: the chaos suite by hand."""
+"""`python -m tests.chaos [--seeds N | --seed N] [--events N]`, `python -m tests.chaos selftest`: the suite by hand."""
 
 import argparse
 import asyncio
 import sys
 from pathlib import Path
 
+from .breakages import BREAKAGES
 from .plan import FAMILIES, make_plan
 from .run import Outcome, run_seed
+from .selftest import selftest
 
 FIRST_SEED = 1
 
@@ -14,6 +16,8 @@ FIRST_SEED = 1
 def main() -> int:
     """Run what the command line says; 0 when every promise was kept, 1 when one was not."""
     options = _options()
+    if options.command == "selftest":
+        return int(not selftest(say, options.only))
     seeds = [options.seed] if options.seed is not None else range(options.first, options.first + options.seeds)
     outcomes = []
     for seed in seeds:
@@ -30,6 +34,8 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Faults by seed, and what came of them.")
+    parser.add_argument("command", nargs="?", choices=("run", "selftest"), default="run")
+    parser.add_argument("--only", choices=[breakage.name for breakage in BREAKAGES], help="selftest: one mistake alone")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds")
     parser.add_argument("--first", type=int, default=FIRST_SEED, help="the first of them")
     parser.add_argument("--seed", type=int, help="one seed alone")

@@ -40,7 +40,7 @@ DURATION_MIN_S = 10.0
 SYNC_SHARE = 0.25
 LARGE_SHARE = 0.08
 LARGE_BYTES = (270_000, 600_000)
-WAIT_S = (4.0, 9.0)
+WAIT_S = (5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)

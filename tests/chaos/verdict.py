@@ -21,7 +21,7 @@ ACCEPT_MAX_S = 8.0
 """An event's caller hears after the silence that a gateway lets Redis have (5 s), and a moment."""
 EARLY_MAX_S = 0.02
 """Redis counts a delay in whole milliseconds from the moment it hears of the failure, which is after the ledger has."""
-DETECTION_S = 4.0
+DETECTION_S = 3.0
 """From an instance's death to its callers' being told."""
 NOT_ACCEPTED = "was not accepted"
 """What a gateway says of a call that cannot have been queued."""
@@ -159,8 +159,8 @@ def _told_at_once(case: _Case, evidence: Evidence, verdict: Verdict) -> None:
         others = [
             other
             for other in evidence.hits
-            if other.part in {plan.GATEWAY, plan.CONTROLLER, plan.VALKEY}
-            and other.touches(hit.begin_s - LATE_MAX_S - DETECTION_S, case.call.answered_s)
+            if (other.part in {plan.CONTROLLER, plan.VALKEY} or other.url == case.call.url)
+            and other.touches(hit.begin_s - DETECTION_S, hit.begin_s + DETECTION_S)
         ]
         if told_s > DETECTION_S + evidence.slack_s and not others:
             verdict.wrong(f"{case.name} was told {told_s:.2f} s after its instance was killed: {case.story}")
