@@ -1,7 +1,9 @@
 """How tests reach the release's Services: directly where this machine is the node, else by `kubectl port-forward`."""
 
+import contextlib
 import subprocess
 import threading
+from collections.abc import Iterator
 from typing import Protocol
 
 from .access import Cluster
@@ -49,7 +51,7 @@ class PortForwards:
         """The forwarded port on loopback."""
         key = (namespace, service, port)
         if key not in self._forwards:
-            self._forwards[key] = _Forward(self._cluster, *key)
+            self._forwards[key] = _Forward(self._cluster, namespace, f"service/{service}", port)
         return f"http://127.0.0.1:{self._forwards[key].port()}"
 
     def close(self) -> None:
@@ -58,18 +60,29 @@ class PortForwards:
             forward.close()
 
 
+@contextlib.contextmanager
+def forwarded(cluster: Cluster, namespace: str, target: str, port: int) -> Iterator[str]:
+    """The URL of a port of one pod or Service (`pod/NAME`), forwarded for the length of a block."""
+    forward = _Forward(cluster, namespace, target, port)
+    try:
+        yield f"http://127.0.0.1:{forward.port()}"
+    finally:
+        forward.close()
+
+
 class _Forward:
     """Keeps one port-forward going on the same local port."""
 
-    def __init__(self, cluster: Cluster, namespace: str, service: str, port: int) -> None:
-        self._command = ["port-forward", f"--namespace={namespace}", f"service/{service}"]
+    def __init__(self, cluster: Cluster, namespace: str, target: str, port: int) -> None:
+        self._command = ["port-forward", f"--namespace={namespace}", target]
         self._cluster = cluster
         self._target = port
         self._local = 0
         self._ready = threading.Event()
         self._closing = False
         self._process = self._start()
-        threading.Thread(target=self._keep, daemon=True).start()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread.start()
 
     def port(self) -> int:
         """The local port, once it listens."""
@@ -80,6 +93,7 @@ class _Forward:
         """End it."""
         self._closing = True
         self._process.kill()
+        self._thread.join(PORT_FORWARD_TIMEOUT_S)
 
     def _start(self) -> subprocess.Popen[str]:
         ports = f"{self._local or ''}:{self._target}"
@@ -93,11 +107,13 @@ class _Forward:
 
     def _keep(self) -> None:
         while not self._closing:
-            assert self._process.stdout is not None
-            for line in self._process.stdout:  # Forwarding from 127.0.0.1:41234 -> 8480
-                if line.startswith("Forwarding from 127.0.0.1:"):
-                    self._local = int(line.split(":")[1].split()[0])
-                    self._ready.set()
-            self._process.wait()
+            process = self._process
+            assert process.stdout is not None
+            with process.stdout:
+                for line in process.stdout:  # Forwarding from 127.0.0.1:41234 -> 8480
+                    if line.startswith("Forwarding from 127.0.0.1:"):
+                        self._local = int(line.split(":")[1].split()[0])
+                        self._ready.set()
+            process.wait()
             if not self._closing:
                 self._process = self._start()

@@ -4,8 +4,11 @@ import re
 import shlex
 import subprocess
 
+import httpx
+
 from cluster.access import Cluster
-from cluster.release import AWS, INSTALL_TIMEOUT_S, NAME, NAMESPACE, Release
+from cluster.reach import forwarded
+from cluster.release import AWS, CONTROLLER, INSTALL_TIMEOUT_S, NAME, NAMESPACE, Release
 
 
 def test_the_chart_is_ready_within_a_minute_and_without_a_values_file(release: Release) -> None:
@@ -23,9 +26,10 @@ def test_a_standby_serves_management_as_the_leader_does(cluster: Cluster, releas
     pods = release.pod_names("controller")
     assert len(pods) == 2
     for pod in pods:
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8490/proxy/2015-03-31/functions/"
-        # The API server's proxy sends no credential of ours: that it is asked for one shows that management answers.
-        assert "Missing Authentication Token" in cluster.run("kubectl", "get", "--raw", path).stderr
+        with forwarded(cluster, NAMESPACE, f"pod/{pod}", CONTROLLER[1]) as url:
+            path = f"{url}/2015-03-31/functions/"
+            assert httpx.get(path, headers=release.admin().bearer, timeout=20).status_code == 200
+            assert httpx.get(path, timeout=20).status_code == 403
 
 
 def test_the_notes_lead_a_newcomer_to_a_first_call(cluster: Cluster, release: Release, tenant: str) -> None:

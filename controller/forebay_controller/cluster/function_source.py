@@ -357,8 +357,9 @@ class FunctionSource:
 
     async def _remove_left_over(self) -> None:
         """Keys of Functions that went while no leader was there to see it."""
+        # Whatever comes later is in the records before it has a key.
+        known = {function_uid(item) for item in self._functions.objects.values()}
         async for namespace, name, uid in self._departure.tags():
-            known = {function_uid(item) for item in self._functions.objects.values()}
             if uid not in known and uid not in self._by_uid and self._config.serves(namespace):
                 _log.info("removing what is left of a deleted function", extra={"function": f"{namespace}/{name}"})
                 await self._departure.remove_keys(self._platform.function(namespace, name, uid))
