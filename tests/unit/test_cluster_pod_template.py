@@ -120,7 +120,7 @@ def test_the_runtime_is_told_everything_about_its_function() -> None:
     assert found["mode"] == "python"
     assert found["log_path"] == "-"
     assert found["env"]["GREETING"] == "hi $(HOME)"
-    assert found["env"]["AWS_ENDPOINT_URL_LAMBDA"] == "http://forebay-invoke.forebay.svc:8482"
+    assert found["env"]["AWS_ENDPOINT_URL_LAMBDA"] == "http://forebay-invoke.forebay.svc:8482/ns/team-a"
     assert found["retry_delays_ms"] == [60_000, 120_000]
 
 

@@ -25,7 +25,8 @@ def plain_environment(config: ClusterConfig, spec: FunctionSpec, instance_id: st
         spec,
         instance_id=instance_id,
         region=config.region,
-        gateway_url=config.gateway_url,
+        # Its keys are good for its own namespace, so that is where its calls go.
+        gateway_url=f"{config.gateway_url}/ns/{spec.namespace}",
         task_root=pod_layout.TASK_ROOT,
         runtime_dir=pod_layout.BOTO_FOLDER,
         tmp_dir=TMP_DIR,
