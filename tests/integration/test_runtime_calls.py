@@ -154,7 +154,7 @@ async def test_a_call_past_its_timeout_is_killed_and_the_next_one_starts_afresh(
     assert tail[:2] == [f"START RequestId: {ident} Version: $LATEST", "going to sleep"]
     assert tail[2].endswith(f"Z {ident} Task timed out after 0.30 seconds")
     assert tail[3] == f"END RequestId: {ident}"
-    assert tail[4].startswith(f"REPORT RequestId: {ident}\tDuration: 3")
+    assert tail[4].startswith(f"REPORT RequestId: {ident}\tDuration: {frame.duration_us / 1000:.2f} ms\t")
     assert tail[4].endswith("Status: timeout\t")
     afresh = await rig.invoke()
     assert json.loads(afresh.payload or b"") == {"count": 1}
@@ -336,6 +336,15 @@ async def test_an_import_error_answers_the_first_call_and_the_next_call_tries_ag
         assert document["requestId"] == ""
     starts = [message for message in rig.messages() if message.startswith("INIT_START")]
     assert len(starts) == 2
+    told = "Runtime.ImportModuleError: Unable to import module 'app': No module named 'nothing_of_that_name'"
+    assert (await rig.heartbeat())["init_failure"] == told
+
+
+async def test_the_heartbeat_tells_how_a_program_ended_that_never_got_ready(rig: RuntimeRig) -> None:
+    await rig.run("import os; os._exit(3)")
+
+    found = await rig.wait_for_state("ready")
+    assert found["init_failure"] == "Runtime.ExitError: Runtime exited with error: exit status 3"
 
 
 async def test_an_init_that_recovers_serves_the_call_that_waited_for_it(rig: RuntimeRig) -> None:
@@ -357,6 +366,7 @@ async def test_an_init_that_recovers_serves_the_call_that_waited_for_it(rig: Run
 
     assert first.error_kind == ERROR_FUNCTION
     assert (second.error_kind, second.payload) == (ERROR_NONE, b'"ok"')
+    assert (await rig.heartbeat())["init_failure"] == ""
 
 
 async def test_an_init_that_takes_too_long_is_ended(rig: RuntimeRig) -> None:

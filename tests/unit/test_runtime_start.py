@@ -67,7 +67,7 @@ def test_what_a_variable_holds_is_taken_out_of_the_environment() -> None:
 def test_a_variable_without_an_object_is_refused_and_gone(text: str) -> None:
     environment = {"A": text}
 
-    with pytest.raises(ValueError, match="Expecting value|no JSON object"):
+    with pytest.raises(ValueError, match=r"Expecting value|no JSON object"):
         take_json(environment, "A")
     assert environment == {}
 
