@@ -103,11 +103,14 @@ class QueueState:
 class InstanceReport:
     """An instance's heartbeat. `state` is starting, ready, draining or failed; durations in microseconds.
 
+    `init_failure`: why no handler of it comes up, which its callers are answered with; "" when one does.
+
     `async_…` count what became of the async events it ended, by the outcomes of `finish_async`.
     """
 
     state: str
     reason: str = ""
+    init_failure: str = ""
     in_flight: int = 0
     done: int = 0
     busy_us: int = 0
@@ -182,7 +185,8 @@ async def read_instances(
     return {ident: _report(answer) for (_, ident), answer in zip(instances, answers, strict=True)}
 
 
-_REPORT_NUMBERS = [name for name in InstanceReport.__dataclass_fields__ if name not in {"state", "reason"}]
+_REPORT_WORDS = ("reason", "init_failure")
+_REPORT_NUMBERS = [name for name in InstanceReport.__dataclass_fields__ if name not in {"state", *_REPORT_WORDS}]
 
 
 def _report(answer: dict[bytes, bytes]) -> InstanceReport | None:
@@ -190,7 +194,8 @@ def _report(answer: dict[bytes, bytes]) -> InstanceReport | None:
     if "state" not in fields:
         return None
     numbers = {name: int(fields[name]) for name in _REPORT_NUMBERS if fields.get(name, "").isdecimal()}
-    return InstanceReport(state=fields["state"], reason=fields.get("reason", ""), **numbers)
+    reason, init_failure = (fields.get(name, "") for name in _REPORT_WORDS)
+    return InstanceReport(fields["state"], reason, init_failure, **numbers)
 
 
 async def send_control(redis: Redis, keys: FunctionKeys, instance_id: str, message: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from forebay_common.queue import InstanceReport, QueueState, StreamState, VersionQueue
@@ -51,6 +51,10 @@ class FunctionState:
     retiring: bool = False
     held_up_retry_s: float = float("-inf")
     """When gateways are to let the next call through while no instance comes up."""
+    held_up_last: str = ""
+    """What held the last instance up; it holds until one gets further, also when none is left that waits."""
+    init_failure: str = ""
+    """Why the instances that were ready last had no handler; it holds until one has, also when none is left."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it retires and its last instance has ended."""
 
@@ -125,6 +129,25 @@ class FunctionState:
         """Why none of its instances comes up for now; "" when one serves, or is on its way."""
         return held_up(self.instances.values(), self.spec.revision)
 
+    def note_held_up(self, instance_id: str, held_up: str) -> None:
+        """What the backend says of an instance: why it does not come up for now, "" when nothing is in its way."""
+        instance = self.instances[instance_id]
+        if instance.held_up != held_up and instance.ready_s is None:
+            self.instances[instance_id] = replace(instance, held_up=held_up)
+            self.held_up_last = held_up
+
+    def note_troubles(self) -> None:
+        """Remember what its instances suffer from, until one shows that it is over."""
+        ready = [i for i in self.instances.values() if i.takes_calls and i.revision == self.spec.revision]
+        if ready:
+            self.held_up_last = ""
+            self.init_failure = ready[0].init_failure if all(i.init_failure for i in ready) else ""
+
+    def forget_troubles(self) -> None:
+        """What kept an older revision from starting says nothing of a new one."""
+        self.backoff = Backoff()
+        self.held_up_last = self.init_failure = ""
+
     def replacements(self, now_s: float) -> int:
         """How many instances of the current revision take the places of older ones that still serve; 0 without any."""
         older = sum(i.serves and i.revision != self.spec.revision for i in self.instances.values())
@@ -142,12 +165,13 @@ class FunctionState:
         """Why calls cannot be served; "" when they can.
 
         A failure among several first starts says nothing yet, while one of them may still succeed. Once it has
-        been told, it stays until an instance is ready: the attempts in between are not worth an announcement.
+        been told, it stays until an instance is ready: the attempts in between are not worth an announcement, and
+        that nobody asks for an instance for a while mends nothing.
         """
-        ready = any(i.state in (State.IDLE, State.BUSY) for i in self.instances.values())
+        ready = any(i.takes_calls for i in self.instances.values())
         told = self.hopeless or bool(self.status.cannot_start)
         failed = self.backoff.reason if self.backoff.failing and told and not ready else ""
-        return self.held_up or failed
+        return self.held_up or failed or ("" if ready else self.held_up_last)
 
     def observed_status(self, decision: Decision, now_s: float, unix_offset_s: float) -> FunctionStatus:
         """What is told about the function; `unix_offset_s` leads from the controller's clock to Unix time."""
@@ -155,10 +179,11 @@ class FunctionState:
         reason = self.cannot_start()
         if self.held_up and now_s >= self.held_up_retry_s:
             self.held_up_retry_s = now_s + HELD_UP_RETRY_S
-        retry_s = self.held_up_retry_s if self.held_up else self.backoff.retry_at_s
+        retry_s = self.backoff.retry_at_s if self.backoff.failing and not self.held_up else self.held_up_retry_s
         return FunctionStatus(
             capacity=counts.serving * self.spec.scale.concurrency,
             cannot_start=reason,
+            init_failure="" if reason else self.init_failure,
             retry_at_ms=math.ceil((retry_s + unix_offset_s) * 1000) if reason else 0,
             queued=self.seen.sync.queued + self.seen.async_.queued,
             in_flight=self.seen.sync.in_flight + self.seen.async_.in_flight,
@@ -178,6 +203,8 @@ class FunctionState:
         waiting = [i.held_up for i in self.instances.values() if i.held_up and i.serves]
         if waiting:
             return f"{len(waiting)} of its instances do not come up: {waiting[0]}"
+        if self.init_failure:
+            return f"no handler comes up: {self.init_failure}"
         return f"an instance did not start: {self.backoff.reason}" if self.backoff.failing else ""
 
 

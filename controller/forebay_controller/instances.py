@@ -37,7 +37,8 @@ class Instance:
 
     `ready_s`, `seen_s` (last heartbeat) and `drain_s` (when it was told to drain) are None until they happen.
     `refuses`: its own heartbeat says that it takes no further call, which a command to drain alone does not.
-    `held_up`: why it does not come up for now; "" once it is ready.
+    `held_up`: why it does not come up for now; "" once it is ready. `init_failure`: why it answers calls with the error
+    of its handler's start.
     """
 
     instance_id: str
@@ -45,6 +46,7 @@ class Instance:
     started_s: float
     state: State = State.STARTING
     reason: str = ""
+    init_failure: str = ""
     pending: int = 0
     done: int = 0
     idle_since_s: float = 0.0
@@ -60,8 +62,14 @@ class Instance:
         """Whether it takes calls, now or once it is ready."""
         return self.state in _SERVING
 
+    @property
+    def takes_calls(self) -> bool:
+        """Whether it takes calls now."""
+        return self.state in _READY
 
-_SERVING = frozenset({State.STARTING, State.IDLE, State.BUSY})
+
+_READY = frozenset({State.IDLE, State.BUSY})
+_SERVING = _READY | {State.STARTING}
 
 
 def observed(instance: Instance, heartbeat: InstanceReport | None, pending: int, now_s: float) -> Instance:
@@ -78,6 +86,7 @@ def observed(instance: Instance, heartbeat: InstanceReport | None, pending: int,
         instance,
         state=state,
         reason=heartbeat.reason,
+        init_failure=heartbeat.init_failure,
         pending=pending,
         done=heartbeat.done,
         idle_since_s=now_s if used or instance.ready_s is None else instance.idle_since_s,

@@ -13,7 +13,8 @@ class FunctionStatus:
 
     `capacity` counts handler processes of starting and ready instances; `cannot_start` is the reason why no
     instance comes up, "" when nothing is wrong; `retry_at_ms` the Unix time of the next attempt. `reason` is what keeps
-    calls waiting or instances from starting; `held_back` when that is only a bound on their number.
+    calls waiting or instances from starting; `held_back` when that is only a bound on their number. `init_failure` is
+    why instances run and yet no handler comes up: callers get that from them, so it closes no door.
     """
 
     capacity: int = 0
@@ -27,6 +28,7 @@ class FunctionStatus:
     draining: int = 0
     reason: str = ""
     held_back: bool = False
+    init_failure: str = ""
 
 
 class FunctionSource(Protocol):

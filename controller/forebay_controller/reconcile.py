@@ -110,8 +110,7 @@ class Reconciler:
             queue = VersionQueue(self._platform.function(spec.namespace, spec.name, uid))
             state = self.states[uid] = FunctionState(spec, queue)
         if spec.revision != state.spec.revision:
-            # What kept the old revision from starting says nothing of the new one.
-            state.backoff = backoff.Backoff()
+            state.forget_troubles()
         state.spec = spec
         return state
 
@@ -171,9 +170,7 @@ class Reconciler:
             started_s = max(known.started_at_ms / 1000 - self._unix_offset_s, self._clock() - ADOPTED_AGE_MAX_S)
             state.instances[instance_id] = Instance(instance_id, known.revision, started_s, adopted=True)
         for instance_id, known in running.items():
-            instance = state.instances[instance_id]
-            if instance.held_up != known.held_up and instance.ready_s is None:
-                state.instances[instance_id] = replace(instance, held_up=known.held_up)
+            state.note_held_up(instance_id, known.held_up)
         if adopted:
             # What they were needed for is not known: they stay for an idle window, as if it had been just now.
             state.demand.note_needed(self._clock(), len(adopted))
@@ -196,6 +193,7 @@ class Reconciler:
             self._background.spawn(create_queues(self._redis, state.queue), f"make the queues of {state.spec.key}")
         state.seen = seen or EMPTY_QUEUE
         self._sort_instances(state, reports, now_s)
+        state.note_troubles()
         self._recover_strangers(state)
         self._end_overdue(state, now_s)
         if state.retiring:

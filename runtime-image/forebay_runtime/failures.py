@@ -64,6 +64,8 @@ def summary_of(document: bytes) -> str:
 
     try:
         read = loads(document)
-        return f"{read['errorType']}: {read['errorMessage']}"[:_SUMMARY_MAX_CHARS]
-    except (ValueError, KeyError, TypeError):
+        # Lambda's own texts begin with the request's id; here there is none.
+        message = read["errorMessage"].removeprefix("RequestId:  Error: ")
+        return f"{read['errorType']}: {message}"[:_SUMMARY_MAX_CHARS]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return document[:_SUMMARY_MAX_CHARS].decode("utf-8", "replace")

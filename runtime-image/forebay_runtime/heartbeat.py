@@ -27,6 +27,7 @@ class Heartbeat:
     def __init__(self, settings: Settings, keys: FunctionKeys) -> None:
         self.state = STARTING
         self.reason = ""
+        self.init_failure = ""
         self.init_us = 0
         self._key = keys.instance(settings.instance_id)
         self._control = keys.control(settings.instance_id)
@@ -39,7 +40,8 @@ class Heartbeat:
 
         `counters` are names and values in turn; `announce` wakes the controller, for a change of state.
         """
-        fields = ("state", self.state, "reason", self.reason[:_REASON_MAX_CHARS], "init_us", self.init_us)
+        words = ("reason", self.reason[:_REASON_MAX_CHARS], "init_failure", self.init_failure[:_REASON_MAX_CHARS])
+        fields = ("state", self.state, *words, "init_us", self.init_us)
         commands = [
             ("HSET", self._key, *fields, *counters, *self._fixed),
             ("PEXPIRE", self._key, HEARTBEAT_TTL_S * 1000),

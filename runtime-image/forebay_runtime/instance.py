@@ -14,6 +14,7 @@ from forebay_common.keys import FunctionKeys
 from forebay_common.limits import HEARTBEAT_S
 from forebay_runtime import finishing
 from forebay_runtime.code import CodeFetch
+from forebay_runtime.failures import summary_of
 from forebay_runtime.finishing import Finisher
 from forebay_runtime.handlers import Handlers
 from forebay_runtime.heartbeat import DRAINING, FAILED, READY, STARTING, Heartbeat
@@ -230,9 +231,25 @@ class Instance:
         """The instance is ready with its first slot that came up or failed for a reason that callers will get."""
         slots = self._handlers.slots
         settled = [slot for slot in slots if slot.state in {SLOT_READY, SLOT_FAILED}]
+        told = self._note_init_failure()
         if self._heartbeat.state == STARTING and settled:
             self._heartbeat.init_us = settled[0].init_us
             self._change(READY)
+        elif told and self._heartbeat.state == READY:
+            self._change(READY, self._heartbeat.reason)
+
+    def _note_init_failure(self) -> bool:
+        """Whether the heartbeat says something else now about why no handler comes up: that stays until one does."""
+        slots = self._handlers.slots
+        before = self._heartbeat.init_failure
+        if any(slot.state == SLOT_READY for slot in slots):
+            self._heartbeat.init_failure = ""
+        elif not before:
+            failures = (slot.failure for slot in slots if slot.state == SLOT_FAILED)
+            failure = next((found for found in failures if found is not None), None)
+            if failure is not None:
+                self._heartbeat.init_failure = summary_of(failure(""))
+        return self._heartbeat.init_failure != before
 
     def unreadable(self, count: int) -> None:
         """Records of a later release are in the queue; said in the heartbeat until there are none."""

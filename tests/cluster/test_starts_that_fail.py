@@ -18,9 +18,9 @@ def broken() -> dict[str, tuple[Object, str, str]]:
     return {
         "no-image": (function("no-image", None, image="example.invalid/none:1"), "ImagePullFailed", "image"),
         "no-room": (function("no-room", cpu="60", timeoutSeconds=10), "Unschedulable", "no node has room"),
-        "no-module": (function("no-module", BROKEN_IMPORT), "StartFailed", "no_such_module"),
-        "no-handler": (function("no-handler", WRONG_NAME), "StartFailed", "handler"),
-        "crashes": (function("crashes", ENDS_AT_START), "StartFailed", "exit"),
+        "no-module": (function("no-module", BROKEN_IMPORT), "InitFailed", "no_such_module"),
+        "no-handler": (function("no-handler", WRONG_NAME), "InitFailed", "handler"),
+        "crashes": (function("crashes", ENDS_AT_START), "InitFailed", "exit"),
         "no-secret": (
             function("no-secret", env=[{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "absent", "key": "k"}}}]),
             "ContainerConfigError",

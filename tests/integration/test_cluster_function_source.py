@@ -225,6 +225,12 @@ async def test_what_the_schema_cannot_tell_is_a_condition(rig: SourceRig) -> Non
     assert "4096" in problem["message"]
 
 
+async def test_a_runtime_that_is_not_installed_is_refused_at_once(rig: SourceRig) -> None:
+    rig.apply(runtime="python3.11")
+    problem = await rig.condition("Ready", "RuntimeUnknown")
+    assert "no image for the runtime python3.11 (it has: python3.13)" in problem["message"]
+
+
 async def test_a_deleted_function_ends_then_leaves_nothing(server: ScriptedApiServer, rig: SourceRig) -> None:
     uid = rig.apply()
     await rig.ready()
@@ -239,7 +245,7 @@ async def test_a_deleted_function_ends_then_leaves_nothing(server: ScriptedApiSe
     await until(lambda: not server.has(FUNCTIONS, "team", "hello"), "it is gone")
     assert await rig.keys_of(uid) == []
     assert rig.released == [uid]
-    assert "Deleted" in [reason for reason, _ in rig.events()]
+    await until(lambda: "Deleted" in [reason for reason, _ in rig.events()], "an event tells of it")
 
 
 async def test_a_function_whose_finalizer_somebody_took_away_leaves_nothing_either(

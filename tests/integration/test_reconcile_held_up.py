@@ -55,6 +55,40 @@ async def test_gateways_hear_it_when_such_an_instance_comes_up_after_all(rig: Ri
     await rig.finish(instance_id, await rig.lease(instance_id))
 
 
+async def test_that_nobody_waits_any_more_mends_nothing(rig: Rig) -> None:
+    spec = await rig.create(idle_s=0.5)
+    await rig.call(spec)
+    await until(lambda: rig.backend.started, "an instance is started")
+    (instance_id,) = rig.backend.started
+    rig.backend.hold_up(instance_id, NO_ROOM)
+    await rig.replies(1)
+    await until(lambda: not rig.backend.running, "it goes, since nobody needs it any more")
+    await until(lambda: not rig.controller.get_status(spec.uid).starting, "the controller knows")
+    assert rig.controller.get_status(spec.uid).cannot_start == NO_ROOM
+
+    await rig.call(spec)
+    await until(lambda: len(rig.backend.started) == 2, "the next call tries again")
+    assert rig.controller.get_status(spec.uid).cannot_start == NO_ROOM
+    await rig.beat(rig.backend.started[1])
+    await rig.finish(rig.backend.started[1], await rig.lease(rig.backend.started[1]))
+    await until(lambda: not rig.controller.get_status(spec.uid).cannot_start, "it can be called")
+
+
+async def test_a_handler_that_does_not_come_up_is_told_and_closes_no_door(rig: Rig) -> None:
+    spec = await rig.create(min_instances=1)
+    await rig.wake(spec)
+    await until(lambda: rig.backend.started, "an instance is started")
+    (instance_id,) = rig.backend.started
+    await rig.beat(instance_id, init_failure="Runtime.ImportModuleError: no module")
+    await until(lambda: rig.controller.get_status(spec.uid).init_failure, "people are told")
+    status = rig.controller.get_status(spec.uid)
+    assert (status.init_failure, status.cannot_start) == ("Runtime.ImportModuleError: no module", "")
+    assert status.reason == "no handler comes up: Runtime.ImportModuleError: no module"
+
+    await rig.beat(instance_id, init_failure="")
+    await until(lambda: not rig.controller.get_status(spec.uid).init_failure, "one came up")
+
+
 async def test_calls_wait_for_one_instance_though_others_find_no_room(rig: Rig) -> None:
     spec = await rig.create(max_instances=2)
     await rig.call(spec, 2)

@@ -13,7 +13,7 @@ from forebay_common.routing import RoutingEntry
 from forebay_common.spec import FunctionSpec
 from forebay_controller.cluster.api import EVENTS, FUNCTIONS, Api, Object
 from forebay_controller.cluster.code_source import CodeReader
-from forebay_controller.cluster.config import ClusterConfig
+from forebay_controller.cluster.config import ClusterConfig, RuntimeImage
 from forebay_controller.cluster.function_source import FunctionSource
 from forebay_controller.cluster.informer import Informer
 from forebay_controller.cluster.outbound import Outbound
@@ -32,7 +32,7 @@ def config(prefix: str, **more: Any) -> ClusterConfig:
     return ClusterConfig(
         release="forebay", release_namespace="forebay", full_name="forebay", redis=SETTINGS,
         redis_for_functions=SETTINGS, function_key=b"k", runtime_image="r", gateway_url="http://g", prefix=prefix,
-        **more,
+        runtimes={"python3.13": RuntimeImage("r")}, **more,
     )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ def facts(item: dict[str, Any] | None = None, *, accepted: bool = True, **more: 
         "observed": FunctionStatus(),
         "applied_revision": 0,
         "selector": "a=b",
+        "image": "forebay-runtime:1",
     }
     return Facts(**{**fields, **more})
 
@@ -103,6 +104,23 @@ def test_a_function_that_cannot_start_names_the_next_command() -> None:
     assert "Next: kubectl describe pods -n team -l a=b" in status["message"]
     assert status["cannotStart"] == FAILING.cannot_start
     assert conditions(status)["InstancesHealthy"]["status"] == "False"
+
+
+def test_a_handler_that_does_not_come_up_is_told_with_the_next_command() -> None:
+    failure = "Runtime.ImportModuleError: Unable to import module 'app': No module named 'x'"
+    observed = FunctionStatus(capacity=1, idle=1, init_failure=failure, reason=f"no handler comes up: {failure}")
+    status = build(facts(observed=observed), {}, NOW)
+    assert status["ready"] == "False: kubectl describe fn hello -n team"
+    assert (status["reason"], status["cannotStart"]) == ("InitFailed", "")
+    assert failure in status["message"]
+    assert "Next: kubectl logs -n team -l a=b -c runtime" in status["message"]
+    assert read_observed(status).init_failure == failure
+    told = [event for event in changes(build(facts(), {}, NOW), status) if event.type == "Warning"]
+    assert [(event.reason, event.note) for event in told] == [("InitFailed", failure)]
+
+
+def test_it_names_the_image_that_handlers_run_in() -> None:
+    assert build(facts(), {}, NOW)["image"] == "forebay-runtime:1"
 
 
 def test_a_change_that_cannot_be_applied_leaves_it_ready_as_of_before() -> None:

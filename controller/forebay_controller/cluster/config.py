@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from forebay_common.keys import DEFAULT_PREFIX
 from forebay_common.redis_client import RedisSettings
+from forebay_common.spec import FunctionSpec
 
 INSTANCES_MAX = 1_000
 """Of all functions together; the cluster's own room is the bound that people mean."""
@@ -120,6 +121,18 @@ class ClusterConfig:
     lease_duration_s: float = 15.0
     renew_deadline_s: float = 10.0
     retry_period_s: float = 2.0
+
+    def image_of(self, spec: FunctionSpec) -> str:
+        """The image that a function's handlers run in; "" when this installation has none for its runtime."""
+        if spec.pod.image:
+            return spec.pod.image
+        found = self.runtimes.get(spec.runtime)
+        return found.image if found is not None else ""
+
+    def no_image(self, spec: FunctionSpec) -> str:
+        """What is wrong with a function without an image, for people."""
+        known = ", ".join(sorted(self.runtimes)) or "none"
+        return f"This installation has no image for the runtime {spec.runtime} (it has: {known})"
 
     @property
     def release_id(self) -> str:

@@ -78,7 +78,7 @@ class FunctionSource:
         self._callbacks: list[Callable[[str], None]] = []
         self._claims = names.Claims(functions)
         self._events = Events(api, instance, clock)
-        self._statuses = StatusWriter(api, functions, self._events, clock)
+        self._statuses = StatusWriter(api, functions, self._events, config.image_of, clock)
         self._table = RoutingTable(redis, platform, region=config.region, account=config.account)
         self._queue: WorkQueue[Key] = WorkQueue(self._work)
         self._watches = ConfigMapWatches(api, self._queue.add)
@@ -342,7 +342,12 @@ class FunctionSource:
             other = owner["metadata"]["name"]
             text = f"The function name {spec.name} is taken by Function {other}: choose another, or delete that one"
             return Problem("name", "NameTaken", text, may_pass=False)
-        return Problem("spec", "Invalid", resource.problem, may_pass=False) if resource.problem else None
+        if resource.problem:
+            return Problem("spec", "Invalid", resource.problem, may_pass=False)
+        if not self._config.image_of(spec):
+            text = f"{self._config.no_image(spec)}: choose one of them, or add it to the chart's value runtimes"
+            return Problem("spec", "RuntimeUnknown", text, may_pass=False)
+        return None
 
     def _record(self, key: Key, resource: FunctionResource) -> FunctionRecord:
         record = self._records.get(key)

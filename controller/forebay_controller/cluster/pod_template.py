@@ -185,11 +185,10 @@ def _handlers(config: ClusterConfig, spec: FunctionSpec, instance_id: str) -> Ob
 
 
 def _managed_image(config: ClusterConfig, spec: FunctionSpec) -> str:
-    found = config.runtimes.get(spec.runtime)
-    if found is None:
-        known = ", ".join(sorted(config.runtimes)) or "none"
-        raise InstanceStartError(f"this installation has no image for the runtime {spec.runtime} (it has: {known})")
-    return found.image
+    image = config.image_of(spec)
+    if not image:
+        raise InstanceStartError(config.no_image(spec))
+    return image
 
 
 def _image(config: ClusterConfig, spec: FunctionSpec, instance_id: str) -> Object:

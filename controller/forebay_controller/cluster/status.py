@@ -13,6 +13,7 @@ from forebay_controller.interfaces import FunctionStatus
 
 READY = "Ready"
 CODE_READY = "CodeReady"
+INIT_FAILED = "InitFailed"
 INSTANCES_HEALTHY = "InstancesHealthy"
 MESSAGE_MAX_CHARS = 2_000
 IMAGE = "image"
@@ -45,7 +46,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that a status is made of. `applied_revision`: no instance of an older one takes calls any more."""
+    """Everything that a status is made of.
+
+    `applied_revision`: no instance of an older one takes calls any more. `image`: what its handlers run in.
+    """
 
     resource: FunctionResource
     accepted: Accepted | None
@@ -53,6 +57,7 @@ class Facts:
     observed: FunctionStatus
     applied_revision: int
     selector: str
+    image: str
 
 
 class _Condition(NamedTuple):
@@ -83,7 +88,7 @@ def build(facts: Facts, before: Mapping[str, Any], now: datetime) -> Object:
         "state": _state(facts),
         "updateFailed": facts.problem.message if failed_update and facts.problem else "",
         "runtime": IMAGE if spec.pod.image else spec.runtime,
-        "image": spec.pod.image or None,
+        "image": facts.image or None,
         "instances": observed.starting + observed.idle + observed.busy,
         "readyInstances": observed.idle + observed.busy,
         "startingInstances": observed.starting,
@@ -127,6 +132,7 @@ def read_observed(status: Mapping[str, Any]) -> FunctionStatus:
         idle=status.get("idleInstances", 0),
         busy=status.get("busyInstances", 0),
         draining=status.get("drainingInstances", 0),
+        init_failure=healthy.get("message", "") if healthy.get("reason") == INIT_FAILED else "",
         reason=healthy.get("message", "") if held_back or healthy.get("status") == "False" else "",
         held_back=held_back,
     )
@@ -178,6 +184,8 @@ def _ready(facts: Facts) -> _Condition:
     if observed.cannot_start:
         reason = why_word(observed.cannot_start)
         return _Condition(READY, "False", reason, _cannot_start(facts), accepted.generation)
+    if observed.init_failure:
+        return _Condition(READY, "False", INIT_FAILED, _init_failed(facts), accepted.generation)
     text = "Calls are answered"
     if problem is not None:
         text = f"Calls are answered by revision {accepted.spec.revision}, as it was before the last change"
@@ -204,6 +212,8 @@ def _instances_healthy(facts: Facts) -> _Condition:
     if observed.reason and observed.held_back:
         word = next((word for part, word in _HELD_BACK.items() if part in observed.reason), "HeldBack")
         return _Condition(INSTANCES_HEALTHY, "True", word, observed.reason, generation)
+    if observed.init_failure:
+        return _Condition(INSTANCES_HEALTHY, "False", INIT_FAILED, observed.init_failure, generation)
     if observed.reason or observed.cannot_start:
         reason = observed.cannot_start or observed.reason
         return _Condition(INSTANCES_HEALTHY, "False", why_word(reason), observed.reason or reason, generation)
@@ -220,6 +230,13 @@ def _cannot_start(facts: Facts) -> str:
     look = _LOOK.get(word, "kubectl logs -n {namespace} -l {selector} -c handlers --tail=50")
     command = look.format(namespace=spec.namespace, selector=facts.selector, name=spec.pod.resource_name)
     return f"No instance comes up: {reason}. Next: {command}"
+
+
+def _init_failed(facts: Facts) -> str:
+    spec = facts.resource.spec
+    container = "handlers" if spec.pod.image else "runtime"
+    command = f"kubectl logs -n {spec.namespace} -l {facts.selector} -c {container} --tail=50"
+    return f"No handler comes up, and each call is answered with that: {facts.observed.init_failure}. Next: {command}"
 
 
 def _why(facts: Facts, ready: _Condition) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from forebay_common import logs
+from forebay_common.spec import FunctionSpec
 from forebay_controller.background import end_tasks
 from forebay_controller.cluster.api import FUNCTIONS, Api, ApiError, Object
 from forebay_controller.cluster.events import Events, changes
@@ -34,11 +35,19 @@ _log = logs.get(__name__)
 class StatusWriter:
     """One writing task for each Function whose status is not what it should be, and none for the others."""
 
-    def __init__(self, api: Api, functions: Informer, events: Events, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        functions: Informer,
+        events: Events,
+        image_of: Callable[[FunctionSpec], str],
+        clock: Callable[[], float],
+    ) -> None:
         self.slots = asyncio.Semaphore(SLOTS)
         self._api = api
         self._functions = functions
         self._events = events
+        self._image_of = image_of
         self._clock = clock
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -117,6 +126,7 @@ class StatusWriter:
             observed=record.observed,
             applied_revision=record.applied_revision,
             selector=f"{FUNCTION_UID}={record.uid}",
+            image=self._image_of(resource.spec if record.accepted is None else record.accepted.spec),
         )
         return difference(before, build(facts, before, datetime.now(UTC)))
 
