@@ -32,7 +32,10 @@ def merged(own: Document, controller: Document | None) -> Document:
         "type": "apiKey",
         "in": "header",
         "name": "Authorization",
-        "description": "Any value: it only shows that no web page sent the request.",
+        "description": (
+            "`Bearer ACCESSKEYID.SECRETACCESSKEY`, or an AWS client's signature; X-Api-Key does as well. Where no "
+            "credentials are asked for (one machine, loopback) any value: it shows that no web page sent the request."
+        ),
     }
     return document
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from forebay_runtime.console import iso_time
 
 
-def init_start(runtime: str) -> str:
-    """Before a handler process is started."""
+def init_start(runtime: str, function_arn: str) -> str:
+    """Before a handler process is started; the runtime's ARN is of the function's region, as on Lambda."""
+    region = function_arn.split(":")[3]
     name = runtime.replace("python", "python:") if runtime.startswith("python") else runtime
-    return f"INIT_START Runtime Version: {name}\tRuntime Version ARN: arn:aws:lambda:::runtime:{name}"
+    return f"INIT_START Runtime Version: {name}\tRuntime Version ARN: arn:aws:lambda:{region}::runtime:{name}"
 
 
 def start(request_id: str, version: str) -> str:

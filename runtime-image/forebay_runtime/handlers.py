@@ -255,7 +255,7 @@ class Handlers:
         address = b""
         if self._settings.mode == "bootstrap":
             address = self._open_api(slot)
-        self._book.line(call_log.init_start(self._settings.runtime))
+        self._book.line(call_log.init_start(self._settings.runtime, self._settings.arn))
         self._tell_supervisor(wire.pack(wire.SPAWN, wire.SPAWN_BODY.pack(slot.index, slot.token), address))
 
     def _open_api(self, slot: Slot) -> bytes:

@@ -91,7 +91,7 @@ class ImageHandlers:
         if self._slot.state == STARTING and not self._slot.spawned_at:
             self._slot.spawned_at = self._loop.now
             self._slot.timer.set(self._loop.now + self._settings.init_timeout_ms / 1000)
-            self._book.line(call_log.init_start(self._settings.runtime))
+            self._book.line(call_log.init_start(self._settings.runtime, self._settings.arn))
 
     def ended(self, exit_code: int) -> None:
         """Its container has ended."""

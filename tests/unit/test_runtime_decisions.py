@@ -228,6 +228,9 @@ def test_lambdas_other_lines() -> None:
     assert call_log.start("ID", "$LATEST") == "START RequestId: ID Version: $LATEST"
     assert call_log.end("ID") == "END RequestId: ID"
     assert call_log.timed_out("ID", 3000, 1.5) == "1970-01-01T00:00:01.500Z ID Task timed out after 3.00 seconds"
-    assert call_log.init_start("python3.13").startswith("INIT_START Runtime Version: python:3.13\t")
-    assert call_log.init_start("provided.al2023").startswith("INIT_START Runtime Version: provided.al2023\t")
+    arn = "arn:aws:lambda:eu-west-1:000000000000:function:hello"
+    assert call_log.init_start("python3.13", arn) == (
+        "INIT_START Runtime Version: python:3.13\tRuntime Version ARN: arn:aws:lambda:eu-west-1::runtime:python:3.13"
+    )
+    assert call_log.init_start("provided.al2023", arn).startswith("INIT_START Runtime Version: provided.al2023\t")
     assert call_log.init_report(2500, "error") == "INIT_REPORT Init Duration: 2.50 ms\tPhase: init\tStatus: error"

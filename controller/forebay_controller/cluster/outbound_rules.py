@@ -100,7 +100,8 @@ def check_addresses(host: str, addresses: Iterable[Address], rules: OutboundRule
         # A name that is allowed stands for private addresses, never for the machine's own metadata service.
         if by_name and not reached.is_link_local:
             continue
-        text = f"{host} is {address}, {why}; the chart's value outbound.allowed can allow it"
+        named = "" if host.strip("[]") == str(address) else f"{address}, "
+        text = f"{host} is {named}{why}; the chart's value outbound.allowed can allow it"
         raise OutboundRefusedError(text)
 
 
@@ -120,7 +121,7 @@ def _why_not(address: Address, rules: OutboundRules) -> str:
     if address.is_link_local:
         return "a link-local address"
     if any(_within(address, network) for network in rules.refused_networks):
-        return "an address of the cluster"
+        return "an address of the cluster or of a private network"
     if address.is_multicast or address.is_unspecified or address.is_reserved:
         return "no address of a host"
     if not address.is_global or _within(address, _SITE_LOCAL):
