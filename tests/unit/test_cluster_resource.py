@@ -143,6 +143,12 @@ def test_a_function_that_never_worked_says_why() -> None:
     assert spec.update_status == ""
 
 
+def test_one_that_failed_is_pending_again_once_it_was_changed() -> None:
+    item = published(function_object(), state="Failed", message="its zip has another digest")
+    item["spec"]["timeoutSeconds"] = 7
+    assert (read(item).spec.state, read(item).spec.state_reason) == ("Pending", "The function is being created.")
+
+
 def test_a_function_that_is_being_deleted_says_so() -> None:
     item = published(function_object())
     item["metadata"]["deletionTimestamp"] = "2026-01-02T04:00:00Z"

@@ -258,7 +258,8 @@ class FunctionSource:
         delay_s = PROBLEM_STAYS_S
         if problem.may_pass:
             delay_s = backoff_s(record.problem_count, first_s=PROBLEM_FIRST_S, most_s=PROBLEM_MOST_S)
-        _log.warning("function not accepted: %s", problem.message, extra={"function": record.spec.key})
+        if record.problem != problem:
+            _log.warning("function not accepted: %s", problem.message, extra={"function": record.spec.key})
         record.problem = problem
         self._statuses.note(record)
         if record.accepted is None:

@@ -267,12 +267,13 @@ def _with_states(
 ) -> FunctionSpec:
     """State and LastUpdateStatus as Lambda has them: Pending until the leader has published the function.
 
+    One that failed is pending again once it was changed, until the leader has seen the change.
     An update is in progress until the leader has seen it and no instance of an older revision takes calls.
     """
     if "deletionTimestamp" in metadata:
         return spec.with_changes(state=rules.DELETING)
     state = status.get("state", rules.PENDING)
-    if state == rules.FAILED:
+    if state == rules.FAILED and observed:
         reason = status.get("message", "")
         return spec.with_changes(state=state, state_reason=reason, state_reason_code=INVALID_CONFIGURATION)
     if state != rules.ACTIVE:
