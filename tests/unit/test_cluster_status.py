@@ -40,6 +40,7 @@ def facts(item: dict[str, Any] | None = None, *, accepted: bool = True, **more: 
         "applied_revision": 0,
         "selector": "a=b",
         "image": "forebay-runtime:1",
+        "redis_shared": False,
     }
     return Facts(**{**fields, **more})
 
@@ -117,6 +118,13 @@ def test_a_handler_that_does_not_come_up_is_told_with_the_next_command() -> None
     assert read_observed(status).init_failure == failure
     told = [event for event in changes(build(facts(), {}, NOW), status) if event.type == "Warning"]
     assert [(event.reason, event.note) for event in told] == [("InitFailed", failure)]
+
+
+def test_a_redis_user_that_all_functions_share_is_told() -> None:
+    isolated = conditions(build(facts(redis_shared=True), {}, NOW))["Isolated"]
+    assert (isolated["status"], isolated["reason"]) == ("False", "SharedRedisUser")
+    assert "redis.acl is shared" in isolated["message"]
+    assert "Isolated" not in conditions(build(facts(), {}, NOW))
 
 
 def test_it_names_the_image_that_handlers_run_in() -> None:

@@ -78,7 +78,7 @@ class FunctionSource:
         self._callbacks: list[Callable[[str], None]] = []
         self._claims = names.Claims(functions)
         self._events = Events(api, instance, clock)
-        self._statuses = StatusWriter(api, functions, self._events, config.image_of, clock)
+        self._statuses = StatusWriter(api, functions, self._events, config, clock)
         self._table = RoutingTable(redis, platform, region=config.region, account=config.account)
         self._queue: WorkQueue[Key] = WorkQueue(self._work)
         self._watches = ConfigMapWatches(api, self._queue.add)

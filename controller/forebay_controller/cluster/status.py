@@ -13,6 +13,7 @@ from forebay_controller.interfaces import FunctionStatus
 
 READY = "Ready"
 CODE_READY = "CodeReady"
+ISOLATED = "Isolated"
 INIT_FAILED = "InitFailed"
 INSTANCES_HEALTHY = "InstancesHealthy"
 MESSAGE_MAX_CHARS = 2_000
@@ -49,6 +50,7 @@ class Facts:
     """Everything that a status is made of.
 
     `applied_revision`: no instance of an older one takes calls any more. `image`: what its handlers run in.
+    `redis_shared`: it has no Redis user of its own.
     """
 
     resource: FunctionResource
@@ -58,6 +60,7 @@ class Facts:
     applied_revision: int
     selector: str
     image: str
+    redis_shared: bool
 
 
 class _Condition(NamedTuple):
@@ -71,7 +74,7 @@ class _Condition(NamedTuple):
 def build(facts: Facts, before: Mapping[str, Any], now: datetime) -> Object:
     """The status; equal to the one before when nothing has changed. `now` is in UTC."""
     resource, accepted, observed = facts.resource, facts.accepted, facts.observed
-    conditions = (_ready(facts), _code_ready(facts), _instances_healthy(facts))
+    conditions = (_ready(facts), _code_ready(facts), _instances_healthy(facts), *_isolated(facts))
     ready = conditions[0]
     known = resource.observed if accepted is None and facts.problem is None else True
     spec = resource.spec if accepted is None else accepted.spec
@@ -221,6 +224,14 @@ def _instances_healthy(facts: Facts) -> _Condition:
         text = "None runs: the next call starts one" if facts.accepted is not None else "None runs"
         return _Condition(INSTANCES_HEALTHY, "True", "NoneNeeded", text, generation)
     return _Condition(INSTANCES_HEALTHY, "True", "Running", "Instances run, or are on their way", generation)
+
+
+def _isolated(facts: Facts) -> tuple[_Condition, ...]:
+    """Said only where something is missing: an operator chose that, and whoever uses the function should know."""
+    if not facts.redis_shared:
+        return ()
+    text = "All functions' runtimes use one Redis user (the chart's value redis.acl is shared), which reaches all keys"
+    return (_Condition(ISOLATED, "False", "SharedRedisUser", text, facts.resource.generation),)
 
 
 def _cannot_start(facts: Facts) -> str:

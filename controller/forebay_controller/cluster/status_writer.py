@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from forebay_common import logs
-from forebay_common.spec import FunctionSpec
 from forebay_controller.background import end_tasks
 from forebay_controller.cluster.api import FUNCTIONS, Api, ApiError, Object
+from forebay_controller.cluster.config import SHARED, ClusterConfig
 from forebay_controller.cluster.events import Events, changes
 from forebay_controller.cluster.function_record import FunctionRecord
 from forebay_controller.cluster.informer import Informer
@@ -40,14 +40,14 @@ class StatusWriter:
         api: Api,
         functions: Informer,
         events: Events,
-        image_of: Callable[[FunctionSpec], str],
+        config: ClusterConfig,
         clock: Callable[[], float],
     ) -> None:
         self.slots = asyncio.Semaphore(SLOTS)
         self._api = api
         self._functions = functions
         self._events = events
-        self._image_of = image_of
+        self._config = config
         self._clock = clock
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -126,7 +126,8 @@ class StatusWriter:
             observed=record.observed,
             applied_revision=record.applied_revision,
             selector=f"{FUNCTION_UID}={record.uid}",
-            image=self._image_of(resource.spec if record.accepted is None else record.accepted.spec),
+            image=self._config.image_of(resource.spec if record.accepted is None else record.accepted.spec),
+            redis_shared=self._config.redis_acl == SHARED,
         )
         return difference(before, build(facts, before, datetime.now(UTC)))
 
