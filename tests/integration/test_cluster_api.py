@@ -101,6 +101,12 @@ async def test_a_refusal_is_not_repeated_and_has_the_servers_words(server: Scrip
     assert server.count("GET", "configmaps") == 1
 
 
+def test_a_namespace_that_is_being_deleted_is_told_from_a_lack_of_rights() -> None:
+    ending = 'pods "x" is forbidden: unable to create new content in namespace a because it is being terminated'
+    assert ApiError(403, "Forbidden", ending).namespace_ends
+    assert not ApiError(403, "Forbidden", 'pods is forbidden: User "x" cannot create resource "pods"').namespace_ends
+
+
 async def test_reading_ends_after_its_time_with_the_last_error(server: ScriptedApiServer) -> None:
     server.fail("GET", "configmaps", 500, times=1_000)
     api = server.api(retry_for_s=0.5)

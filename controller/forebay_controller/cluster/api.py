@@ -90,6 +90,11 @@ class ApiError(Exception):
         """Whether the same request may succeed later without anybody changing anything."""
         return self.status in {0, 408, 429} or self.status >= 500  # noqa: PLR2004 - the server's own errors
 
+    @property
+    def namespace_ends(self) -> bool:
+        """Whether nothing can be made in a namespace since it is being deleted: nobody's fault, and soon over."""
+        return self.status == 403 and "because it is being terminated" in self.message  # noqa: PLR2004 - Forbidden
+
 
 class _NotSentError(ApiError):
     """There was no connection, so that the server cannot have begun."""

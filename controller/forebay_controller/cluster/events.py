@@ -108,7 +108,8 @@ class Events:
                 try:
                     await self._write(item, event)
                 except ApiError as error:
-                    _log.warning("an event could not be written: %s", error)
+                    if not error.namespace_ends:
+                        _log.warning("an event could not be written: %s", error)
             self._arrived.clear()
             await self._arrived.wait()
 

@@ -166,8 +166,9 @@ class PolicyKeeper:
             try:
                 await self._apply(found)
             except ApiError as error:
-                # Most often the namespace is being deleted; others do not wait for it.
-                _log.warning("the network policies of namespace %s could not be put right: %s", namespace, error)
+                # Others do not wait for it.
+                if not error.namespace_ends:
+                    _log.warning("the network policies of namespace %s could not be put right: %s", namespace, error)
                 all_right = False
         return wanted, all_right
 
