@@ -193,8 +193,10 @@ class Finisher:
         for kind, stream in ((SYNC, self._streams[0]), (ASYNC, self._streams[1]), (CONTROL, self._control)):
             entry_ids = self._acknowledged[kind]
             if entry_ids:
-                parts.append(command(("XACK", stream, GROUP, *entry_ids)))
+                # Dying between them leaves a lease on nothing, which whoever recovers it lets go of. The other way
+                # round it would be an entry that nobody is given any more, and that counts as queued for ever.
                 parts.append(command(("XDEL", stream, *entry_ids)))
+                parts.append(command(("XACK", stream, GROUP, *entry_ids)))
                 commands += 2
                 if kind != CONTROL:
                     confirms.append((kind, entry_ids))

@@ -46,7 +46,8 @@ BREAKAGES = (
             Change(
                 "runtime-image/forebay_runtime/queue_reader.py",
                 "        self._leases.add(call)\n",
-                "        self._leases.add(call)\n        if kind == SYNC:\n            self._owner.forget(kind, entry_id)\n",
+                "        self._leases.add(call)\n"
+                "        if kind == SYNC:\n            self._owner.forget(kind, entry_id)\n",
             ),
         ),
     ),
