@@ -144,18 +144,20 @@ def outdated(instances: Iterable[Instance], revision: int) -> list[str]:
 def to_replace(instances: Iterable[Instance], revision: int, wanted: int, instances_max: int) -> list[str]:
     """Which instances of another revision leave now, while new ones take their place: idle ones first.
 
-    Of `wanted` instances each that is not ready yet in the new revision may be an older one, as long as there is room
-    for a newcomer beside them within `instances_max`.
+    One whose handlers do not come up answers every call with that, so nothing is gained by keeping it. Of `wanted`
+    instances each that is not ready yet in the new revision may be an older one, as long as there is room for a
+    newcomer beside them within `instances_max`.
     """
     known = list(instances)
     new = [i for i in known if i.serves and i.revision == revision]
-    older = [i for i in known if i.serves and i.revision != revision]
+    broken = [i.instance_id for i in known if i.serves and i.revision != revision and i.init_failure]
+    older = [i for i in known if i.serves and i.revision != revision and not i.init_failure]
     ready = sum(i.state is not State.STARTING for i in new)
     room = instances_max - len(new) - sum(not i.serves for i in known) - int(len(new) < wanted)
     keep = max(0, min(wanted - ready, room))
     order = {State.STARTING: 0, State.IDLE: 1, State.BUSY: 2}
     older.sort(key=lambda i: (order[i.state], i.idle_since_s))
-    return [i.instance_id for i in older[: max(0, len(older) - keep)]]
+    return broken + [i.instance_id for i in older[: max(0, len(older) - keep)]]
 
 
 def held_up(instances: Iterable[Instance], revision: int) -> str:

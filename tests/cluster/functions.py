@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .access import Cluster
-from .watching import Object, functions_in
+from .watching import Object, Watch, functions_in
 
 API_VERSION = "forebay.dev/v1alpha1"
 RUNTIME = "python3.13"
@@ -56,6 +56,18 @@ def _ready(found: Object | None) -> bool:
     status = found.get("status", {})
     current = status.get("observedGeneration") == found["metadata"]["generation"]
     return current and (condition(found, "Ready") or {}).get("status") == "True"
+
+
+def wait_in_service(cluster: Cluster, namespace: str, watch: Watch, name: str) -> None:
+    """Return when only instances of the Function as it is now take calls; `watch` follows its namespace's."""
+    generation = get(cluster, namespace, name)["metadata"]["generation"]
+
+    def in_service() -> bool:
+        status = watch.status(name)
+        current = status.get("observedGeneration", 0) >= generation
+        return bool(current and status.get("appliedRevision") == status.get("revision"))
+
+    watch.until(in_service, f"{name} is in service as it is now")
 
 
 def condition(found: Object, kind: str) -> dict[str, Any] | None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from support.waiting import wait_until
+
 from .access import Cluster
 from .manifests import WEB_PORT, closed_container, create, pod, wait_ready
 from .node import build
@@ -32,7 +34,8 @@ def enforced(cluster: Cluster, namespace: str) -> bool:
         wait_ready(cluster, namespace, name)
     address = cluster.json("pod", "closed-server", f"--namespace={namespace}")["status"]["podIP"]
     connect = ("exec", "closed-client", f"--namespace={namespace}", "--", "nc", "-w", "2", "-z", address, str(WEB_PORT))
-    assert cluster.run("kubectl", *connect).returncode == 0, "pods do not reach each other even without a policy"
+    # A pod is Ready when its container has started, a moment before the server in it listens.
+    wait_until(lambda: cluster.run("kubectl", *connect).returncode == 0, "pods reach each other without a policy")
     policy = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

@@ -163,10 +163,10 @@ class Release:
             self.cluster.kubectl("delete", "pod", pod, f"--namespace={NAMESPACE}", "--force", "--grace-period=0")
 
     def leader(self) -> str:
-        """The pod of the controller that leads; "" when none does."""
+        """The pod of the controller that leads; "" when none does. A holder's name is its pod's, and a suffix."""
         (lease,) = self.cluster.json("leases", f"--namespace={NAMESPACE}")["items"]
         holder: str = lease["spec"].get("holderIdentity") or ""
-        return holder
+        return holder.rpartition("_")[0]
 
     def pod_names(self, component: str) -> list[str]:
         """Names of the living pods of one component."""

@@ -95,7 +95,7 @@ def test_the_aws_command_manages_and_calls(cluster: Cluster, release: Release, t
     answer = tmp_path / "answer"
     release.aws(
         tenant,
-        *("invoke", "--function-name", "by-aws", "--cli-binary-format", "raw-in-base64-out"),
+        *("invoke", "--function-name", "by-aws"),
         *("--payload", '{"n": 1}', str(answer)),
     )
     assert json.loads(answer.read_text()) == {"n": 1}
@@ -156,6 +156,6 @@ def test_an_event_is_run_after_its_202(cluster: Cluster, release: Release, tenan
     assert answer["StatusCode"] == 202
     with functions_in(cluster, tenant) as functions:
         functions.until(
-            lambda: (s := functions.objects["later"]["status"]).get("idleInstances") == 1 and s["queued"] == 0,
+            lambda: (s := functions.status("later")).get("idleInstances") == 1 and s.get("queued") == 0,
             "the event is done",
         )

@@ -41,7 +41,7 @@ def test_code_in_a_config_map_follows_its_changes(cluster: Cluster, release: Rel
         before = functions_revision(cluster, tenant)
         apply(cluster, tenant, config_map("code", **{"app.py": HELLO.replace("World", "map")}))
         functions.until(
-            lambda: functions.objects["mapped"]["status"].get("appliedRevision", 0) > before, "the change is in service"
+            lambda: functions.status("mapped").get("appliedRevision", 0) > before, "the change is in service"
         )
     assert answer(release, tenant, "mapped") == "Hello map"
 

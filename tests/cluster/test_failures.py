@@ -35,7 +35,7 @@ def every_accepted_event_is_run(cluster: Cluster, release: Release, namespace: s
     accepted = {call.number for call in load.calls if call.good}
     with functions_in(cluster, namespace) as functions:
         functions.until(
-            lambda: (s := functions.objects[name]["status"])["queued"] == 0 and s["inFlight"] == 0,
+            lambda: (s := functions.status(name)).get("queued") == 0 and s.get("inFlight") == 0,
             "all events are done",
             timeout_s=90,
         )

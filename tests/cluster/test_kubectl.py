@@ -3,7 +3,7 @@
 import json
 
 from cluster.access import Cluster
-from cluster.functions import HELLO, apply, condition, deploy, function, get
+from cluster.functions import HELLO, apply, condition, deploy, function, get, wait_in_service
 from cluster.release import FUNCTIONS, Release
 from cluster.watching import functions_in, pods_of
 
@@ -14,7 +14,7 @@ def test_apply_wait_get_describe_and_call(cluster: Cluster, release: Release, te
     with release.http(FUNCTIONS, tenant) as http:
         assert http.get("/fn/hello").text == "Hello World"
     with functions_in(cluster, tenant) as functions:
-        functions.until(lambda: functions.objects["hello"]["status"].get("instances") == 1, "its instance shows")
+        functions.until(lambda: functions.status("hello").get("instances") == 1, "its instance shows")
     header, row = cluster.kubectl("get", "fn", "hello", f"--namespace={tenant}").splitlines()
     assert header.split() == ["NAME", "READY", "RUNTIME", "INSTANCES", "QUEUED", "IN", "FLIGHT", "AGE"]
     assert row.split()[:4] == ["hello", "True", "python3.13", "1"]
@@ -38,7 +38,7 @@ def test_scale_keeps_instances_ready_without_any_call(cluster: Cluster, release:
     deploy(cluster, tenant, function("kept", scale={"idleSeconds": 1}))
     with functions_in(cluster, tenant) as functions:
         cluster.kubectl("scale", "fn/kept", "--replicas=2", f"--namespace={tenant}")
-        functions.until(lambda: functions.objects["kept"]["status"].get("readyInstances") == 2, "two instances")
+        functions.until(lambda: functions.status("kept").get("readyInstances") == 2, "two instances")
         scale = json.loads(
             cluster.kubectl("get", "--raw", f"/apis/forebay.dev/v1alpha1/namespaces/{tenant}/functions/kept/scale")
         )
@@ -46,7 +46,7 @@ def test_scale_keeps_instances_ready_without_any_call(cluster: Cluster, release:
         pods = cluster.json("pods", f"--namespace={tenant}", f"--selector={scale['status']['selector']}")["items"]
         assert len(pods) == 2
         cluster.kubectl("scale", "fn/kept", "--replicas=0", f"--namespace={tenant}")
-        functions.until(lambda: functions.objects["kept"]["status"].get("instances") == 0, "no instance")
+        functions.until(lambda: functions.status("kept").get("instances") == 0, "no instance")
 
 
 def test_delete_ends_pods_and_removes_what_was_made_for_the_function(
@@ -71,10 +71,7 @@ def test_a_change_brings_new_code_into_service(cluster: Cluster, release: Releas
         assert http.get("/fn/changing").text == "Hello World"
         deploy(cluster, tenant, function("changing", HELLO.replace("World", "again")))
         with functions_in(cluster, tenant) as functions:
-            functions.until(
-                lambda: (s := functions.objects["changing"]["status"]).get("appliedRevision") == s["revision"],
-                "the old instances serve no more",
-            )
+            wait_in_service(cluster, tenant, functions, "changing")
         assert http.get("/fn/changing").text == "Hello again"
 
 

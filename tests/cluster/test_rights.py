@@ -19,7 +19,7 @@ CONTROLLER_MAY = [
     ("get", "configmaps", "default"),
     ("create", "networkpolicies.networking.k8s.io", "default"),
     ("list", "secrets", NAMESPACE),
-    ("update", "leases.coordination.k8s.io", NAMESPACE),
+    ("update", "leases.coordination.k8s.io/forebay-controller", NAMESPACE),
     ("list", "nodes", ""),
 ]
 CONTROLLER_MAY_NOT = [

@@ -44,7 +44,7 @@ def test_a_burst_starts_as_many_pods_as_the_formula_says_and_all_of_them_go_agai
         assert sorted(call.answer["number"] for call in answered) == list(range(calls))
         pods.until(lambda: not pods.objects, "no pod is left", timeout_s=60)
         functions.until(
-            lambda: (s := functions.objects["burst"]["status"]).get("instances") == 0 and s["queued"] == 0,
+            lambda: (s := functions.status("burst")).get("instances") == 0 and s.get("queued") == 0,
             "the status says so",
         )
         assert len(pods.created()) == expected

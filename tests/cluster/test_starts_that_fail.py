@@ -3,7 +3,7 @@
 import time
 
 from cluster.access import Cluster
-from cluster.functions import HELLO, apply, condition, function
+from cluster.functions import HELLO, apply, condition, function, wait_in_service
 from cluster.load import Target, burst
 from cluster.release import Release
 from cluster.watching import Object, functions_in
@@ -73,9 +73,7 @@ def test_a_repaired_function_answers_again(cluster: Cluster, release: Release, t
     assert "no_such_module" in burst(target, 1)[0].text
     with functions_in(cluster, tenant) as functions:
         apply(cluster, tenant, function("mended", HELLO))
-        functions.until(
-            lambda: functions.objects["mended"]["status"].get("observedGeneration") == 2, "the change is taken up"
-        )
+        wait_in_service(cluster, tenant, functions, "mended")
     began = time.monotonic()
     assert burst(target, 1)[0].text == '"Hello World"'
     assert time.monotonic() - began < 30

@@ -1,21 +1,14 @@
 """Changes under load: of a function, and of the platform by helm; no call fails because of them."""
 
 from cluster.access import Cluster
-from cluster.functions import WORKER, apply, deploy, function
+from cluster.functions import WORKER, apply, deploy, function, wait_in_service
 from cluster.load import bad, loading
 from cluster.release import CHART, NAME, NAMESPACE, Release
 from cluster.test_scaling import none_was_deleted_at_work, target
-from cluster.watching import Object, functions_in, pods_of
+from cluster.watching import functions_in, pods_of
 
 RATE = 8
 SCALE = {"minInstances": 1, "maxInstances": 4, "idleSeconds": 5}
-
-
-def in_service(found: Object) -> bool:
-    """Whether instances of the present generation alone take calls."""
-    status = found["status"]
-    current = bool(status["observedGeneration"] == found["metadata"]["generation"])
-    return current and bool(status.get("appliedRevision") == status["revision"])
 
 
 def test_a_changed_function_is_replaced_without_a_failed_call(cluster: Cluster, release: Release, tenant: str) -> None:
@@ -29,7 +22,7 @@ def test_a_changed_function_is_replaced_without_a_failed_call(cluster: Cluster, 
         for change in ("first", "second"):
             env = [{"name": "CHANGE", "value": change}]
             apply(cluster, tenant, function("changing", WORKER, scale=SCALE, env=env))
-            functions.until(lambda: in_service(functions.objects["changing"]), "the change is in service")
+            wait_in_service(cluster, tenant, functions, "changing")
         load.answered(RATE)
         pods.until(lambda: not old & set(pods.objects), "pods of the old spec are gone")
         load.stop()

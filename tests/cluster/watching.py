@@ -58,6 +58,11 @@ class Watch:
             if not self._news.wait_for(condition, timeout_s):
                 raise AssertionError(f"{what}: not within {timeout_s} s; there is {self.describe()}")
 
+    def status(self, name: str) -> dict[str, Any]:
+        """An object's status; empty before there is one."""
+        found: dict[str, Any] = self.objects.get(name, {}).get("status", {})
+        return found
+
     def describe(self) -> list[str]:
         """A line for each object there is, with what its status says."""
         return [f"{name}: {json.dumps(found.get('status', {}))[:600]}" for name, found in self.objects.items()]

@@ -177,3 +177,8 @@ def test_old_instances_leave_as_new_ones_are_ready(
 ) -> None:
     instances = OLD + [_named(f"new{at}", state, 2) for at, state in enumerate(new)]
     assert to_replace(instances, 2, wanted, instances_max) == leaving
+
+
+def test_an_old_instance_whose_handlers_do_not_come_up_leaves_at_once() -> None:
+    broken = replace(_named("broken", State.IDLE, 1), init_failure="no module named x")
+    assert to_replace([broken, *OLD], 2, wanted=4, instances_max=20) == ["broken"]
