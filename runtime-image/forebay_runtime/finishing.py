@@ -63,7 +63,10 @@ class _Batch:
 
 
 class Finisher:
-    """Gathers finishes; `flush` sends them, and the leases are dropped once Redis has confirmed."""
+    """Gathers finishes; `flush` sends them, and the leases are dropped once Redis has confirmed.
+
+    `on_lost` is told that a connection broke before it had, and that `send_again` is to be called.
+    """
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class Finisher:
         leases: Leases,
         console: Console,
         on_passing_fault: Callable[[ReplyError], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self._base = keys.base
         self._prefix = prefix
@@ -93,6 +97,7 @@ class Finisher:
         self._releases: tuple[list[bytes], list[bytes]] = ([], [])
         self._again: list[_Batch] = []
         self._on_passing_fault = on_passing_fault
+        self._on_lost = on_lost
         self.pending = False
         self.async_outcomes = {DONE: 0, RETRY: 0, DEAD: 0, EXPIRED: 0}
 
@@ -233,6 +238,7 @@ class Finisher:
     def _confirm(self, batch: _Batch, replies: list[Any] | None) -> None:
         if replies is None:
             self._again.append(batch)
+            self._on_lost()
             return
         for reply in replies:
             if isinstance(reply, ReplyError):

@@ -67,7 +67,14 @@ class Instance:
         self._heartbeat = Heartbeat(settings, keys)
         self._writer = Link(loop, credentials, console, self._on_writer_up, "writing")
         self._finisher = Finisher(
-            keys, settings.prefix, settings.version, settings.instance_id, self._leases, console, self._on_passing_fault
+            keys,
+            settings.prefix,
+            settings.version,
+            settings.instance_id,
+            self._leases,
+            console,
+            self._on_passing_fault,
+            self._send_again_soon,
         )
         self._handlers = _make_handlers(loop, settings, self._book, console, self)
         self._reader = QueueReader(loop, settings, credentials, console, self._leases, self._writer, self)
@@ -160,8 +167,7 @@ class Instance:
         return False
 
     def _on_passing_fault(self, error: ReplyError) -> None:
-        if self._again_timer.when == NEVER:
-            self._again_timer.set(self._loop.now + RETRY_PAUSE_S)
+        self._send_again_soon()
         self._note_refusal("results wait for", error)
         self._writer.distrust(error)
 
@@ -170,6 +176,11 @@ class Instance:
         if str(error) != self._refusal:
             self._refusal = str(error)
             self._console.warning(f"{what} Redis: {error}")
+
+    def _send_again_soon(self) -> None:
+        """Not only when the writing connection comes up: the one that broke may have been the reading one."""
+        if self._again_timer.when == NEVER:
+            self._again_timer.set(self._loop.now + RETRY_PAUSE_S)
 
     def _send_again(self) -> None:
         if self._writer.up:

@@ -49,6 +49,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._held: tuple[dict[bytes, Call | None], dict[bytes, Call | None]] = ({}, {})
+        self._dropped: set[tuple[int, bytes]] | None = None
         self.lost = 0
 
     def __len__(self) -> int:
@@ -63,14 +64,24 @@ class Leases:
         self._held[kind][entry_id] = None
 
     def knows(self, kind: int, entry_id: bytes) -> bool:
-        """Whether the entry is held."""
-        return entry_id in self._held[kind]
+        """Whether the entry is held, or was when the list that names it was asked for."""
+        return entry_id in self._held[kind] or (self._dropped is not None and (kind, entry_id) in self._dropped)
+
+    def begin_list(self) -> None:
+        """A list of what is ours is asked for: what is let go of before it arrives may still be in it."""
+        self._dropped = set()
+
+    def end_list(self) -> None:
+        """The list has been gone through."""
+        self._dropped = None
 
     def drop(self, kind: int, entry_ids: list[bytes]) -> None:
         """Redis has confirmed: they are no longer ours."""
         held = self._held[kind]
         for entry_id in entry_ids:
             held.pop(entry_id, None)
+        if self._dropped is not None:
+            self._dropped.update((kind, entry_id) for entry_id in entry_ids)
 
     def find(self, invocation_id: bytes) -> Call | None:
         """A held call by its invocation id."""

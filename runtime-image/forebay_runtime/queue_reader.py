@@ -119,6 +119,8 @@ class QueueReader:
         self._control_timer = loop.timer(self._on_control_due)
         self._control_due = False
         self._pause_timer = loop.timer(_nothing)
+        self._list_timer = loop.timer(self.recover)
+        self._unlisted = False
         self._refused = ""
         self._stopped = False
         self._connected_before = False
@@ -138,7 +140,7 @@ class QueueReader:
     def free(self) -> bool:
         """Whether a read could be made now."""
         known = self._clock_offset_ms is not None and not self._stopped
-        return known and not self.busy and self.link.up and self._pause_timer.when == NEVER
+        return known and not self.busy and not self._unlisted and self.link.up and self._pause_timer.when == NEVER
 
     def next_read(self, room: int, too_little: bool) -> Read | None:  # noqa: FBT001 - as Handlers.room gives them
         """The next read for so much room, if one is to be made now; only while `free`."""
@@ -169,7 +171,9 @@ class QueueReader:
             return
         self.busy = True
         head = ("XREADGROUP", "GROUP", GROUP, self._consumer, "STREAMS")
-        self.link.send(command((*head, *self._own_pending)), 1, lambda replies: self._on_entries(None, replies))
+        # Finishes on the other connection may be confirmed before this list arrives, which still names them.
+        self._leases.begin_list()
+        self.link.send(command((*head, *self._own_pending)), 1, self._on_own_entries)
 
     def stop(self) -> list[Call]:
         """Lease nothing more; gives the calls that wait for their payload.
@@ -203,6 +207,16 @@ class QueueReader:
         self._connected_before = True
 
     # --- what a read brought
+
+    def _on_own_entries(self, replies: list[Any] | None) -> None:
+        self._on_entries(None, replies)
+        self._leases.end_list()
+        if replies is None or self.deleted:
+            return
+        self._unlisted = isinstance(replies[0], ReplyError)
+        if self._unlisted:
+            # A Redis that still loads its data, say. Nobody else would find what is ours while we live.
+            self._list_timer.set(self._loop.now + RETRY_PAUSE_S)
 
     def _on_entries(self, read: Read | None, replies: list[Any] | None) -> None:
         self.busy = False

@@ -78,7 +78,12 @@ class Instance:
             self.leases,
             Console("f", name),
             _no_fault,
+            _stays_up,
         )
+
+
+def _stays_up() -> None:
+    """No connection is lost but with its process."""
 
 
 def _no_fault(error: Exception) -> None:

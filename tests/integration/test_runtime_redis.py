@@ -198,3 +198,30 @@ async def _leased(rig: RuntimeRig) -> None:
         return (await rig.queued(rig.queue.sync))[1] == 1
 
     await wait_until_async(leased, "the call is leased")
+
+
+async def test_results_that_were_lost_with_the_reading_connection_alone_are_sent_again(rig: RuntimeRig) -> None:
+    await rig.prepare()
+    rig.start()
+    handlers = await rig.play_handlers()
+    handler = await asyncio.to_thread(lambda: handlers.handler(*handlers.next_spawn()))
+    await rig.wait_for_state("ready")
+    record = await rig.append(call(b"1"))
+    token, _ = await asyncio.to_thread(handler.next_event)
+
+    # Finished calls go out together with the next read: they are held up in Redis, and end with their connection.
+    await command(rig.redis, "CLIENT", "PAUSE", 10_000, "WRITE")
+    await asyncio.to_thread(handler.answer, token, b'"done"')
+    client = ""
+
+    async def is_held_up() -> bool:
+        nonlocal client
+        client = next((client["id"] for client in await rig.redis.client_list() if client["cmd"] == "rpush"), "")
+        return bool(client)
+
+    await wait_until_async(is_held_up, "the results have arrived")
+    await command(rig.redis, "CLIENT", "KILL", "ID", client)
+    await command(rig.redis, "CLIENT", "UNPAUSE")
+
+    assert (await rig.reply_to(record)).payload == b'"done"'
+    assert await rig.queued(rig.queue.sync) == (0, 0)

@@ -71,6 +71,9 @@ class RecordingLink:
         assert reader.gets() is False, "more commands were written than replies are waited for"
         self.callback = callback
 
+    def distrust(self, error: Exception) -> None:
+        """It is logged in."""
+
     async def carry_out(self, redis: Redis, commands: int) -> bool:
         """Do so many of the commands; False when that were not all, and nobody is left to hear the replies."""
         answers: list[Any] = []

@@ -1,15 +1,20 @@
 """What the runtime decides by itself: what to read, whom to give a call, what becomes of it."""
 
 from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from hiredis import ReplyError
 
 from forebay_common.limits import BATCH_MAX, BLOCK_MS
 from forebay_common.record import KIND_SYNC, Invocation
 from forebay_runtime import call_log
+from forebay_runtime.console import Console
 from forebay_runtime.finishing import DEAD, RETRY, after_failure
 from forebay_runtime.leases import ASYNC, SYNC, Call, Leases, is_expired
-from forebay_runtime.loop import Loop
+from forebay_runtime.loop import NEVER, Loop
+from forebay_runtime.queue_reader import QueueReader
 from forebay_runtime.reading import (
     ASYNC_ONLY,
     ASYNC_TURN_EVERY,
@@ -20,6 +25,7 @@ from forebay_runtime.reading import (
     ReadingOrder,
 )
 from forebay_runtime.slots import DYING, FAILED, READY, STARTING, Slot, choose
+from support.crashing_redis import RecordingLink
 
 
 def record(first_accepted_ms: int = 0) -> Invocation:
@@ -234,3 +240,36 @@ def test_lambdas_other_lines() -> None:
     )
     assert call_log.init_start("provided.al2023", arn).startswith("INIT_START Runtime Version: provided.al2023\t")
     assert call_log.init_report(2500, "error") == "INIT_REPORT Init Duration: 2.50 ms\tPhase: init\tStatus: error"
+
+
+def test_what_was_let_go_of_while_a_list_of_leases_was_on_its_way_is_not_taken_for_new() -> None:
+    leases = Leases()
+    leases.add(held(b"1-0"))
+    leases.begin_list()
+    leases.drop(SYNC, [b"1-0"])
+    assert leases.knows(SYNC, b"1-0")
+    assert not leases.knows(ASYNC, b"1-0")
+    leases.end_list()
+    assert not leases.knows(SYNC, b"1-0")
+
+
+def test_a_list_of_leases_that_redis_refused_is_asked_for_again_before_anything_else_is_read() -> None:
+    loop = Loop()
+    named = {"prefix": "p", "namespace": "default", "name": "f", "uid": "u", "version": "$LATEST", "instance_id": "i"}
+    nobody: Any = None
+    reader = QueueReader(
+        loop, cast("Any", SimpleNamespace(**named)), nobody, Console("f", "i"), Leases(), nobody, nobody
+    )
+    link = RecordingLink()
+    reader.link = cast("Any", link)
+    reader.set_clock(0.0, 0.0)
+
+    reader.recover()
+    link.callback([ReplyError("LOADING Redis is loading the dataset in memory")])
+    reader._pause_timer.clear()
+
+    assert not reader.free
+    assert reader._list_timer.when != NEVER
+    reader.recover()
+    link.callback([[]])
+    assert reader.free
