@@ -82,6 +82,7 @@ def ensure_loaded(progress: Progress) -> None:
             mark = _LOADED / archive.name
             if not mark.exists():
                 progress.step(f"loading {source.name}")
+                runtime.drop_image(f"{REGISTRY}/{source.name}")
                 runtime.load_image(archive)
                 mark.touch()
 

@@ -81,6 +81,15 @@ def load_image(archive: Path) -> None:
     run(_ctr("images", "import", str(archive)), what=f"load {archive.name} into the node")
 
 
+def drop_image(name: str) -> None:
+    """Forget an image, if it is there, and return once its layers are collected.
+
+    Importing one under a name that is taken lets the collection of the old layers run beside the unpacking of the
+    new ones, which then miss those that they share.
+    """
+    run(_ctr("images", "remove", "--sync", name), what=f"drop {name} from the node")
+
+
 def kill_container(container: str) -> None:
     """kill -9 everything that runs in a container, by its id; the kubelet sees to what comes next."""
     run(_ctr("tasks", "kill", "--signal", "SIGKILL", "--all", container), what=f"kill {container}")
