@@ -51,6 +51,7 @@ class Actions:
         self._background = background
         self._look_again = look_again
         self._starting: set[str] = set()
+        self._told: set[str] = set()
         self._killed_for: dict[str, str] = {}
         self._recovering: set[str] = set()
         self._refusing: set[str] = set()
@@ -88,12 +89,13 @@ class Actions:
         """Tell an instance to finish what it holds and leave; from now on it counts as draining."""
         before = state.instances[instance_id]
         state.instances[instance_id] = replace(before, state=State.DRAINING, drain_s=self._clock())
+        self._told.add(instance_id)
         self._background.spawn(self._drain(state, before), f"drain {state.spec.key}")
 
     async def _drain(self, state: FunctionState, before: Instance) -> None:
         instance_id = before.instance_id
         try:
-            told = await send_control(self._redis, state.queue.keys, instance_id, {"command": "drain"})
+            told = await self._tell_to_drain(state, instance_id)
         except RedisError:
             self._undo_drain(state, before)
             raise
@@ -104,7 +106,25 @@ class Actions:
             self._undo_drain(state, before)
         else:
             # Without a control stream it has not begun to take calls, or has already left.
-            await self._backend.kill(instance_id)
+            await self._backend.stop(instance_id)
+
+    def remind(self, state: FunctionState, instance_id: str) -> None:
+        """Tell an instance to leave that takes calls although it was stopped: it came up meanwhile.
+
+        A runtime that is process 1 of its container does not hear a signal before it listens for it.
+        """
+        if instance_id not in self._told:
+            self._told.add(instance_id)
+            self._background.spawn(self._tell_to_drain(state, instance_id), f"drain {state.spec.key}")
+
+    async def _tell_to_drain(self, state: FunctionState, instance_id: str) -> bool:
+        told = False
+        try:
+            told = await send_control(self._redis, state.queue.keys, instance_id, {"command": "drain"})
+        finally:
+            if not told:
+                self._told.discard(instance_id)
+        return told
 
     def _undo_drain(self, state: FunctionState, before: Instance) -> None:
         current = state.instances.get(before.instance_id)
@@ -123,6 +143,7 @@ class Actions:
         """An instance is gone: count it, recover its work, look at the function again."""
         instance = state.instances.pop(instance_id, None)
         state.reports.pop(instance_id, None)
+        self._told.discard(instance_id)
         state.demand.forget(instance_id)
         words = self._killed_for.pop(instance_id, "") or reason
         if not state.instances:

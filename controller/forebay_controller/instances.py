@@ -171,6 +171,13 @@ def older_take_calls(instances: Iterable[Instance], revision: int) -> bool:
     return any(i.revision < revision and not i.refuses for i in instances)
 
 
+def came_up_after_drain(instance: Instance) -> bool:
+    """Whether an instance that was told to leave says that it takes calls: it did not hear of it."""
+    if instance.state is not State.DRAINING or instance.drain_s is None or instance.seen_s is None:
+        return False
+    return instance.seen_s > instance.drain_s and not instance.refuses
+
+
 def overdue(instance: Instance, timeout_s: float, now_s: float) -> str:
     """Why an instance has to be killed, in words for people; "" when it may go on."""
     if instance.drain_s is not None and now_s - instance.drain_s > timeout_s + DRAIN_MARGIN_S:

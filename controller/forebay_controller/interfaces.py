@@ -98,6 +98,10 @@ class InstanceBackend(Protocol):
         """Start one instance; returns once it is on its way. Raises InstanceStartError with a reason for people."""
         ...
 
+    async def stop(self, instance_id: str) -> None:
+        """Ask for the end of an instance that cannot be told through Redis yet: what it may have begun, it finishes."""
+        ...
+
     async def kill(self, instance_id: str) -> None:
         """End an instance at once, whatever it holds. A drain goes through the instance's control stream."""
         ...

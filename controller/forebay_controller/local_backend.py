@@ -140,6 +140,14 @@ class LocalBackend:
         )
         self._watch(_Instance(running, folder, spec.code_sha256, (runtime, sandbox)))
 
+    async def stop(self, instance_id: str) -> None:
+        """Have the runtime drain; the sandbox ends with it."""
+        instance = self._instances.get(instance_id)
+        if instance is not None:
+            instance.expected = True
+            if instance.runtime is not None:
+                instance.runtime.send(signal.SIGTERM)
+
     async def kill(self, instance_id: str) -> None:
         """End both programs at once; the report follows when they are gone."""
         instance = self._instances.get(instance_id)

@@ -33,6 +33,7 @@ from forebay_controller.instances import (
     START_MAX_S,
     Instance,
     State,
+    came_up_after_drain,
     fleet,
     longest_idle,
     observed,
@@ -239,7 +240,9 @@ class Reconciler:
                 self._actions.recover(state, consumer)
 
     def _end_overdue(self, state: FunctionState, now_s: float) -> None:
-        for instance in state.instances.values():
+        for instance in [*state.instances.values()]:
+            if came_up_after_drain(instance):
+                self._actions.remind(state, instance.instance_id)
             reason = overdue(instance, state.spec.timeout_s, now_s)
             if instance.state is State.SILENT and instance.revision != state.spec.revision:
                 reason = "it is of an older revision and does not answer"

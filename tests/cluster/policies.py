@@ -33,7 +33,8 @@ def enforced(cluster: Cluster, namespace: str) -> bool:
     for name in ("closed-server", "closed-client"):
         wait_ready(cluster, namespace, name)
     address = cluster.json("pod", "closed-server", f"--namespace={namespace}")["status"]["podIP"]
-    connect = ("exec", "closed-client", f"--namespace={namespace}", "--", "nc", "-w", "2", "-z", address, str(WEB_PORT))
+    dial = f"nc -w 2 {address} {WEB_PORT} < /dev/null"
+    connect = ("exec", "closed-client", f"--namespace={namespace}", "--", "sh", "-c", dial)
     # A pod is Ready when its container has started, a moment before the server in it listens.
     wait_until(lambda: cluster.run("kubectl", *connect).returncode == 0, "pods reach each other without a policy")
     policy = {

@@ -13,8 +13,8 @@ from cluster.watching import pods_of
 CONTROLLER_MAY = [
     ("create", "pods", "default"),
     ("delete", "pods", "default"),
-    ("get", "pods/log", "default"),
-    ("patch", "functions.forebay.dev/status", "default"),
+    ("get", "pods:log", "default"),
+    ("patch", "functions.forebay.dev:status", "default"),
     ("create", "secrets", "default"),
     ("get", "configmaps", "default"),
     ("create", "networkpolicies.networking.k8s.io", "default"),
@@ -26,9 +26,9 @@ CONTROLLER_MAY_NOT = [
     ("get", "secrets", "default"),
     ("list", "secrets", "default"),
     ("list", "secrets", "kube-system"),
-    ("create", "pods/exec", "default"),
+    ("create", "pods:exec", "default"),
     ("create", "deployments.apps", "default"),
-    ("create", "serviceaccounts/token", "default"),
+    ("create", "serviceaccounts:token", "default"),
     ("create", "clusterrolebindings.rbac.authorization.k8s.io", ""),
     ("update", "nodes", ""),
     ("delete", "namespaces", ""),
@@ -43,8 +43,10 @@ NOBODY_ELSE_MAY = [
 
 
 def may(cluster: Cluster, account: str, verb: str, resource: str, namespace: str) -> bool:
-    """`kubectl auth can-i` for a service account of the release."""
+    """`kubectl auth can-i` for a service account; `resource` may be `TYPE/NAME` or `TYPE:SUBRESOURCE`."""
+    resource, _, subresource = resource.partition(":")
     where = [f"--namespace={namespace}"] if namespace else []
+    where += [f"--subresource={subresource}"] if subresource else []
     done = cluster.run(
         "kubectl",
         *("auth", "can-i", verb, resource, f"--as=system:serviceaccount:{NAMESPACE}:{account}", "--quiet", *where),

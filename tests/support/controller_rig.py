@@ -89,6 +89,9 @@ class ScriptedBackend:
         if self.on_start is not None:
             await self.on_start(spec, instance_id)
 
+    async def stop(self, instance_id: str) -> None:
+        await self.kill(instance_id)
+
     async def kill(self, instance_id: str) -> None:
         if instance_id in self.running:
             self.killed.append(instance_id)

@@ -9,6 +9,7 @@ from forebay_controller.autoscale import Fleet
 from forebay_controller.instances import (
     Instance,
     State,
+    came_up_after_drain,
     fleet,
     held_up,
     observed,
@@ -182,3 +183,10 @@ def test_old_instances_leave_as_new_ones_are_ready(
 def test_an_old_instance_whose_handlers_do_not_come_up_leaves_at_once() -> None:
     broken = replace(_named("broken", State.IDLE, 1), init_failure="no module named x")
     assert to_replace([broken, *OLD], 2, wanted=4, instances_max=20) == ["broken"]
+
+
+def test_an_instance_that_came_up_after_it_was_stopped_is_told_again() -> None:
+    stopped = replace(STARTED, state=State.DRAINING, drain_s=100.0)
+    assert not came_up_after_drain(stopped)
+    assert came_up_after_drain(observed(stopped, InstanceReport("ready"), 0, 101.0))
+    assert not came_up_after_drain(observed(stopped, InstanceReport("draining"), 0, 101.0))

@@ -124,6 +124,14 @@ class PodBackend:
         if pod.expected:
             await self._delete(pod, ENDED_GRACE_S)
 
+    async def stop(self, instance_id: str) -> None:
+        """Delete a pod with its own grace period: a runtime that has just come up drains at SIGTERM."""
+        pod = self._pods.get(instance_id)
+        if pod is not None:
+            pod.expected = True
+            if not pod.creating:  # else it is deleted as soon as it is there, before a container of it has started
+                await self._delete(pod, None)
+
     async def kill(self, instance_id: str) -> None:
         """End a pod at once, whatever it holds; the report follows when it is gone."""
         pod = self._pods.get(instance_id)
@@ -208,7 +216,7 @@ class PodBackend:
             pod.ending = True
             self._background.spawn(self._delete(pod, grace_s), f"delete {pod.name}")
 
-    async def _delete(self, pod: _Pod, grace_s: int) -> None:
+    async def _delete(self, pod: _Pod, grace_s: int | None) -> None:
         uid = pod.manifest["metadata"]["uid"] if pod.manifest is not None else None
         try:
             await self._api.delete(PODS, pod.namespace, pod.name, grace_s=grace_s, uid=uid)
