@@ -16,7 +16,7 @@ class Background:
     """Tasks that nobody waits for. One that fails is logged; the next look finds what it left undone."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Run `work` beside everything else."""
@@ -32,7 +32,7 @@ class Background:
         _, late = await asyncio.wait(tasks, timeout=timeout_s)
         await end_tasks(late)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             return
@@ -43,7 +43,7 @@ class Background:
             _log.error("%s failed", task.get_name(), exc_info=error)
 
 
-async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def end_tasks(tasks: Iterable[asyncio.Task[object]]) -> None:
     """Cancel tasks until they have ended: redis-py swallows a cancellation that meets it while it connects."""
     running = set(tasks)
     while running:

@@ -110,6 +110,9 @@ class Faults:
         if fault.how == plan.CUT:
             proxy.cut(pid)
             return
+        if fault.how == plan.HALF:
+            await proxy.cut_half(pid, fault.for_s)
+            return
         trouble = Trouble()
         proxy.troubles[pid] = trouble
         if fault.how == plan.TEAR:

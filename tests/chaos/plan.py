@@ -3,12 +3,14 @@
 import random
 from dataclasses import dataclass
 
-# How a part can be hurt.
+# How a part can be hurt. Of its connections to Redis: all end; one ends in the middle of a request; requests arrive
+# but no replies; all end, which Redis hears of later only; no new ones are made; each chunk is late; nothing passes.
 KILL = "kill"
 PAUSE = "pause"
 CUT = "cut"
 TEAR = "tear"
 MUTE = "mute"
+HALF = "half"
 REFUSE = "refuse"
 SLOW = "slow"
 STALL = "stall"
@@ -168,6 +170,7 @@ _MENU: dict[str, tuple[tuple[str, str, tuple[float, float], int], ...]] = {
             (CUT, (0, 0), 3),
             (TEAR, (0.5, 1.0), 3),
             (MUTE, (0.05, 0.6), 3),
+            (HALF, (1.0, 6.0), 2),
             (REFUSE, (0.3, 2.0), 2),
             (SLOW, (0.5, 3.0), 2),
             (STALL, (0.3, 2.5), 2),

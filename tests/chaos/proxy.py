@@ -38,10 +38,18 @@ class Line:
 
     def __init__(self, pid: int, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.pid = pid
+        self.half = False
         self._writers = (client, server)
 
+    def close_client(self) -> None:
+        """End the side of the process alone."""
+        self.half = True
+        self._writers[0].transport.abort()
+
     def close(self) -> None:
-        """End both sides at once."""
+        """End both sides at once, unless Redis is not to hear of it yet."""
+        if self.half:
+            return
         for writer in self._writers:
             writer.transport.abort()
 
@@ -66,6 +74,8 @@ class RedisProxy:
         if self._server is not None:
             self._server.close()
         self.troubles.clear()
+        for line in self._lines:
+            line.half = False
         self.cut(None)
         for task in self._tasks:
             task.cancel()
@@ -78,6 +88,21 @@ class RedisProxy:
         for line in lines:
             line.close()
         return len(lines)
+
+    async def cut_half(self, pid: int, for_s: float) -> None:
+        """End a process's connections on its side; Redis hears of it so much later, as when a network is cut.
+
+        What Redis sends meanwhile is lost.
+        """
+        lines = [line for line in self._lines if line.pid == pid]
+        for line in lines:
+            line.close_client()
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            for line in lines:
+                line.half = False
+                line.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         pid = _peer_pid(writer)
@@ -99,6 +124,9 @@ class RedisProxy:
         self._tasks.update(pumps)
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            if line.half:
+                # The other pump swallows what Redis says, until Redis is told.
+                await asyncio.wait(pumps)
         finally:
             line.close()
             for pump in pumps:
@@ -119,6 +147,8 @@ class RedisProxy:
                     await trouble.flowing.wait()
                     if trouble.mute and not is_request:
                         continue
+                if line.half and not is_request:
+                    continue
                     if trouble.tear < 1 and is_request:
                         await self._tear(trouble, writer, data)
                         return

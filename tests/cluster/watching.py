@@ -35,6 +35,7 @@ class Watch:
     def __init__(self, cluster: Cluster, path: str) -> None:
         self.changes: list[Change] = []
         self.objects: dict[str, Object] = {}
+        self._ended = ""  # what kubectl said when it ended by itself
         self._news = threading.Condition()
         self._process = subprocess.Popen(
             [cluster.programs["kubectl"], "get", "--raw", path],
@@ -50,13 +51,13 @@ class Watch:
         """End the watch."""
         self._process.kill()
         self._thread.join()
-        self._process.communicate()
 
     def until(self, condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
         """Return once `condition()` holds, looked at after each change; fails naming `what` and what there is."""
         with self._news:
-            if not self._news.wait_for(condition, timeout_s):
-                raise AssertionError(f"{what}: not within {timeout_s} s; there is {self.describe()}")
+            self._news.wait_for(lambda: condition() or self._ended, timeout_s)
+            if not condition():
+                raise AssertionError(f"{what}: not within {timeout_s} s; there is {self.describe()} {self._ended}")
 
     def status(self, name: str) -> dict[str, Any]:
         """An object's status; empty before there is one."""
@@ -89,6 +90,10 @@ class Watch:
                 else:
                     self.objects[change.name] = change.object
                 self._news.notify_all()
+        _, said = self._process.communicate()
+        with self._news:
+            self._ended = f"(kubectl ended with {self._process.returncode}: {said.strip()})"
+            self._news.notify_all()
 
 
 @contextlib.contextmanager
