@@ -93,6 +93,11 @@ class Client:
         """Queues and instances of all functions."""
         return self._json("GET", "/v1/status")
 
+    def runtimes(self) -> list[str]:
+        """The managed runtimes of the platform; none: any that its machine has an interpreter for."""
+        found: list[str] = self._json("GET", "/v1/runtimes")["runtimes"]
+        return found
+
     @contextmanager
     def log_lines(self, name: str, *, lines: int, follow: bool) -> Iterator[Iterator[str]]:
         """A function's log, line by line; with `follow` it does not end by itself."""

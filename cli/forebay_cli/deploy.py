@@ -15,7 +15,7 @@ from forebay_cli.errors import UserError
 from forebay_cli.requirements import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from forebay_cli.client import Client
@@ -67,16 +67,18 @@ class Built(NamedTuple):
     runtime: str
 
 
-def build_package(path: Path, options: DeployOptions, progress: Callable[[str], None]) -> Built:
-    """Make the package and settle its handler and runtime. Raises UserError."""
+def build_package(
+    path: Path, options: DeployOptions, progress: Callable[[str], None], runtimes: Sequence[str] = ()
+) -> Built:
+    """Make the package and settle its handler and runtime, one of the platform's `runtimes`. Raises UserError."""
     source = package.read_source(path)
     if isinstance(source, bytes):
         with zipfile.ZipFile(io.BytesIO(source)) as archive:
             names = archive.namelist()
             handler = options.handler or package.guess_handler(names, archive)
-        return Built(source, handler, options.runtime or _runtime(names))
+        return Built(source, handler, options.runtime or choose_runtime(names, runtimes))
     handler = options.handler or package.guess_handler(list(source.files), source.files)
-    runtime = options.runtime or _runtime(list(source.files))
+    runtime = options.runtime or choose_runtime(list(source.files), runtimes)
     if source.requirements is None or not runtime.startswith("python"):
         return Built(package.make_zip(source.files), handler, runtime)
     with installed(source.requirements, runtime, progress) as files:
@@ -84,8 +86,20 @@ def build_package(path: Path, options: DeployOptions, progress: Callable[[str], 
         return Built(package.make_zip({**files, **source.files}), handler, runtime)
 
 
-def _runtime(names: list[str]) -> str:
-    return package.PROVIDED if package.BOOTSTRAP in names else own_runtime()
+def choose_runtime(names: Sequence[str], runtimes: Sequence[str]) -> str:
+    """The runtime for a package of these files where none was asked for: like our own Python, if the platform has it.
+
+    `runtimes` are the platform's; none: it has any. Raises UserError when none of them fits.
+    """
+    bootstrap = package.BOOTSTRAP in names
+    wanted = package.PROVIDED if bootstrap else own_runtime()
+    if not runtimes or wanted in runtimes:
+        return wanted
+    start = "provided" if bootstrap else "python3."
+    fitting = [name for name in runtimes if name.startswith(start)]
+    if not fitting:
+        raise UserError(f"this platform has no {start.rstrip('3.')} runtime, it has: {', '.join(runtimes)}")
+    return max(fitting, key=lambda name: (len(name), name))
 
 
 def put_document(built: Built | None, options: DeployOptions) -> dict[str, Any]:
@@ -126,7 +140,8 @@ def deploy(
         raise UserError("give what to deploy: a path, or --image")
     if options.image is not None and (options.handler or options.runtime):
         raise UserError("--handler and --runtime are for code: an image has its own entrypoint")
-    built = None if path is None else build_package(path, options, progress)
+    runtimes = client.runtimes() if path is not None and options.runtime is None else []
+    built = None if path is None else build_package(path, options, progress, runtimes)
     return deploy_package(client, name, built, options)
 
 

@@ -225,6 +225,12 @@ class StatusList(BaseModel):
     functions: dict[str, StatusOutput]
 
 
+class RuntimeList(BaseModel):
+    """The managed runtimes that functions can have; empty: any that the machine has an interpreter for."""
+
+    runtimes: list[str]
+
+
 class ErrorMember(BaseModel):
     """What went wrong; `code` is for programs, `message` for people."""
 

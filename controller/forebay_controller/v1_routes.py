@@ -24,6 +24,7 @@ from forebay_controller.v1_models import (
     FunctionList,
     FunctionOutput,
     PutOutput,
+    RuntimeList,
     StatusList,
     StatusOutput,
 )
@@ -84,6 +85,7 @@ class V1Api:
         add(f"{one}/status", self.get_status, methods=["GET"], responses=_NOT_FOUND)
         add(f"{one}/logs", self.get_logs, methods=["GET"], response_class=StreamingResponse, responses=_NOT_FOUND)
         add("/v1/status", self.list_statuses, methods=["GET"])
+        add("/v1/runtimes", self.list_runtimes, methods=["GET"])
         add(
             "/v1/blobs/{sha256}",
             self.put_blob,
@@ -141,6 +143,10 @@ class V1Api:
     async def get_status(self, name: str, request: Request) -> StatusOutput:
         """A function's queue and instances as the controller saw them last."""
         return StatusOutput.of(self._instances.get_status(_require(_functions(request, name), name).uid))
+
+    async def list_runtimes(self) -> RuntimeList:
+        """The managed runtimes of this platform."""
+        return RuntimeList(runtimes=list(self._settings.runtimes))
 
     async def list_statuses(self, request: Request) -> StatusList:
         """The status of every function."""

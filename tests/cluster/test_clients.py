@@ -109,7 +109,7 @@ def test_the_forebay_command_deploys_calls_and_lists(
     folder = tmp_path / "by-cli"
     folder.mkdir()
     (folder / "app.py").write_text(ECHO)
-    release.cli(tenant, "deploy", "by-cli", str(folder), "--runtime", RUNTIME)
+    release.cli(tenant, "deploy", "by-cli", str(folder))
     assert json.loads(release.cli(tenant, "invoke", "by-cli", "--data", '{"n": 2}')) == {"n": 2}
     assert "by-cli" in release.cli(tenant, "list")
     assert get(cluster, tenant, "by-cli")["spec"]["runtime"] == RUNTIME

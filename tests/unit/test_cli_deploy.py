@@ -2,6 +2,7 @@ import base64
 
 import pytest
 
+from forebay_cli import deploy as deploying
 from forebay_cli.deploy import Built, DeployOptions, parse_env, put_document
 from forebay_cli.errors import UserError
 from forebay_cli.requirements import cache_key
@@ -58,3 +59,13 @@ def test_the_cache_tells_requirements_and_interpreters_apart() -> None:
 @pytest.mark.parametrize("line", ["-r other.txt", "-c limits.txt", "-e .", "./lib", "lib @ file:///lib"])
 def test_requirements_that_refer_to_other_files_are_not_cached(line: str) -> None:
     assert cache_key(f"humanize\n{line}\n".encode(), PYTHON) is None
+
+
+def test_a_runtime_is_chosen_that_the_platform_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploying, "own_runtime", lambda: "python3.11")
+    assert deploying.choose_runtime(["app.py"], []) == "python3.11"
+    assert deploying.choose_runtime(["app.py"], ["python3.11", "python3.13"]) == "python3.11"
+    assert deploying.choose_runtime(["app.py"], ["provided", "python3.9", "python3.13"]) == "python3.13"
+    assert deploying.choose_runtime(["bootstrap"], ["python3.13", "provided"]) == "provided"
+    with pytest.raises(UserError, match=r"no provided runtime, it has: python3\.13"):
+        deploying.choose_runtime(["bootstrap"], ["python3.13"])

@@ -195,6 +195,7 @@ def _management(replica: Replica, leading: Leading) -> FastAPI:
         logs=PodLogs(replica.api, config),
         runtime_warning=runtime_warning,
         default_namespace=config.namespace,
+        runtimes=tuple(sorted(config.runtimes)),
         code_link_key=hmac.digest(config.function_key, b"code links", "sha256"),
     )
     authenticator = None
