@@ -54,12 +54,16 @@ def test_a_burst_starts_as_many_pods_as_the_formula_says_and_all_of_them_go_agai
 
 
 def none_was_deleted_at_work(pods: Watch, calls: list[Call]) -> None:
-    """No pod's deletion was asked for while it ran one of these calls, by the clocks of pods and of this machine."""
+    """No pod's deletion was asked for while it ran one of these calls, by the clocks of pods and of this machine.
+
+    One that was stopped before it was up may begin a call all the same, and finishes it within its grace period.
+    """
     for name in pods.created():
         asked = pods.first(name, deletion_asked)
         for call in calls:
             if asked is not None and call.answer["pod"] == name:
-                assert call.answer["ended"] <= asked, f"{name} was deleted at {asked} during {call.answer}"
+                during = call.answer["began"] < asked < call.answer["ended"]
+                assert not during, f"{name} was deleted at {asked} during {call.answer}"
 
 
 def test_scale_in_takes_idle_pods_and_leaves_busy_ones(cluster: Cluster, release: Release, tenant: str) -> None:

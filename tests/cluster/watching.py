@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .access import Cluster
@@ -30,34 +31,35 @@ class Change:
 
 
 class Watch:
-    """Follows a collection from now on; `changes` is all that came, `objects` what there is now, by name."""
+    """Follows a collection from now on; `changes` is all that came, `objects` what there is now, by name.
+
+    The API server may end a watch at any time, as early as it likes: it is opened again, and tells then what there is.
+    """
 
     def __init__(self, cluster: Cluster, path: str) -> None:
         self.changes: list[Change] = []
         self.objects: dict[str, Object] = {}
-        self._ended = ""  # what kubectl said when it ended by itself
+        self._command: list[str | Path] = [cluster.programs["kubectl"], "get", "--raw", path]
+        self._environment = cluster.environment()
+        self._closing = False
+        self._errors = ""
         self._news = threading.Condition()
-        self._process = subprocess.Popen(
-            [cluster.programs["kubectl"], "get", "--raw", path],
-            env=cluster.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._process = self._start()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """End the watch."""
-        self._process.kill()
+        with self._news:
+            self._closing = True
+            self._process.kill()
         self._thread.join()
 
     def until(self, condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
         """Return once `condition()` holds, looked at after each change; fails naming `what` and what there is."""
         with self._news:
-            self._news.wait_for(lambda: condition() or self._ended, timeout_s)
-            if not condition():
-                raise AssertionError(f"{what}: not within {timeout_s} s; there is {self.describe()} {self._ended}")
+            if not self._news.wait_for(condition, timeout_s):
+                raise AssertionError(f"{what}: not within {timeout_s} s; there is {self.describe()}{self._errors}")
 
     def status(self, name: str) -> dict[str, Any]:
         """An object's status; empty before there is one."""
@@ -76,12 +78,27 @@ class Watch:
         """When an object first came in a state that satisfies the condition."""
         return next((c.at for c in self.changes if c.name == name and condition(c.object)), None)
 
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self._command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def _follow(self) -> None:
+        while not self._closing:
+            self._read()
+            _, said = self._process.communicate()
+            with self._news:
+                if self._closing:
+                    return
+                self._errors = f"; kubectl said {said.strip()}" if said.strip() else ""
+                self._process = self._start()
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event = json.loads(line)
             if event["type"] not in ("ADDED", "MODIFIED", "DELETED"):
-                continue  # a bookmark, or the end of a watch, which the waiting test will tell
+                continue  # a bookmark, or an error, after which the watch ends
             change = Change(time.time(), event["type"], event["object"])
             with self._news:
                 self.changes.append(change)
@@ -90,10 +107,6 @@ class Watch:
                 else:
                     self.objects[change.name] = change.object
                 self._news.notify_all()
-        _, said = self._process.communicate()
-        with self._news:
-            self._ended = f"(kubectl ended with {self._process.returncode}: {said.strip()})"
-            self._news.notify_all()
 
 
 @contextlib.contextmanager
