@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .access import Cluster
@@ -39,7 +38,7 @@ class Watch:
     def __init__(self, cluster: Cluster, path: str) -> None:
         self.changes: list[Change] = []
         self.objects: dict[str, Object] = {}
-        self._command: list[str | Path] = [cluster.programs["kubectl"], "get", "--raw", path]
+        self._command = [str(cluster.programs["kubectl"]), "get", "--raw", path]
         self._environment = cluster.environment()
         self._closing = False
         self._errors = ""
