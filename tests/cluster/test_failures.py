@@ -14,6 +14,8 @@ RATE = 8
 EVENTS_RATE = 20
 TAKEOVER_S = 25.0  # the lease's 15 s, and what a standby needs on two busy cores
 OUTAGE_S = 60.0
+# Its one pod stays, and with it the log.
+LASTING = {"minInstances": 1, "maxInstances": 1, "idleSeconds": 300}
 # Writes down each event that it runs, where `kubectl logs` finds it.
 LEDGER = """
 def handler(event, context):
@@ -81,7 +83,7 @@ def test_a_gateway_killed_under_load_loses_no_event_and_only_its_own_callers(
     deploy(
         cluster,
         tenant,
-        function("ledger", LEDGER, scale={"maxInstances": 2, "idleSeconds": 300}),
+        function("ledger", LEDGER, scale=LASTING),
         function("busy", WORKER, scale={"maxInstances": 4}),
     )
     with (
@@ -99,7 +101,7 @@ def test_a_gateway_killed_under_load_loses_no_event_and_only_its_own_callers(
 def test_a_restarted_redis_keeps_every_accepted_event_and_knows_functions_users_again(
     cluster: Cluster, release: Release, tenant: str
 ) -> None:
-    deploy(cluster, tenant, function("ledger", LEDGER, scale={"maxInstances": 2, "idleSeconds": 300}))
+    deploy(cluster, tenant, function("ledger", LEDGER, scale=LASTING))
     uid = get(cluster, tenant, "ledger")["metadata"]["uid"].replace("-", "")
     with every_accepted_event_is_run(cluster, release, tenant, "ledger") as load:
         cluster.kubectl("delete", "pod", "forebay-valkey-0", f"--namespace={NAMESPACE}", "--timeout=60s")

@@ -111,7 +111,9 @@ class Watch:
 @contextlib.contextmanager
 def watching(cluster: Cluster, path: str) -> Iterator[Watch]:
     """Watch a collection, such as `/api/v1/namespaces/x/pods`, for the length of a block."""
-    watch = Watch(cluster, f"{path}{'&' if '?' in path else '?'}watch=true")
+    # From what the API server has at hand: without a version it first asks etcd how far it is, which an older etcd
+    # answers seconds later.
+    watch = Watch(cluster, f"{path}{'&' if '?' in path else '?'}watch=true&resourceVersion=0")
     try:
         yield watch
     finally:
