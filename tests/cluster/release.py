@@ -77,7 +77,7 @@ class Release:
     def uninstall(self) -> None:
         """Remove it if it is there, with its namespace."""
         self.cluster.helm("uninstall", NAME, "-n", NAMESPACE, "--wait", "--ignore-not-found", "--timeout=100s")
-        self.cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false")
+        self.cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
 
     def pods(self) -> str:
         """The platform's pods as a person would look at them, with the events and the ends of the logs."""
