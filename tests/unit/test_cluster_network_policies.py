@@ -107,7 +107,7 @@ def test_cluster_is_every_pod_but_functions_and_the_platforms() -> None:
     (where,) = peer["namespaceSelector"]["matchExpressions"]
     (which,) = peer["podSelector"]["matchExpressions"]
     assert where == {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["forebay"]}
-    assert which == {"key": "forebay.dev/role", "operator": "NotIn", "values": ["function"]}
+    assert which == {"key": "forebay.dev/role", "operator": "DoesNotExist"}
 
 
 def test_an_exception_lies_within_its_range_or_kubernetes_refuses_the_policy() -> None:

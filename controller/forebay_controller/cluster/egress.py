@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import Any
 
 from forebay_controller.cluster.egress_text import CLUSTER, INTERNET, NONE, Block, parse
-from forebay_controller.cluster.ownership import ROLE, ROLE_FUNCTION
+from forebay_controller.cluster.ownership import ROLE
 
 CLASSES = frozenset({INTERNET, CLUSTER, NONE})
 _LIST_PREFIX = "list-"
@@ -86,7 +86,8 @@ def _other_pods(release_namespace: str) -> Rule:
                 "namespaceSelector": {
                     "matchExpressions": [{"key": _NAMESPACE_NAME, "operator": "NotIn", "values": [release_namespace]}]
                 },
-                "podSelector": {"matchExpressions": [{"key": ROLE, "operator": "NotIn", "values": [ROLE_FUNCTION]}]},
+                # Only functions have it. Evaluators differ on whether NotIn means pods without the label, too.
+                "podSelector": {"matchExpressions": [{"key": ROLE, "operator": "DoesNotExist"}]},
             }
         ]
     }
