@@ -3,7 +3,7 @@ VENV := .venv
 AWS_VENV := .venv-aws
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test images e2e lint format bench requirements clean
+.PHONY: help install demo test chaos images e2e lint format bench requirements clean
 
 help: ## Show what each target does
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ lint: $(VENV)/installed ## Style, types and import rules
 
 test: $(VENV)/installed $(AWS_VENV)/installed ## Unit and integration tests
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4
+
+chaos: $(VENV)/installed ## Faults by seed on the real platform, compared with a ledger: SEEDS=5 EVENTS=2000
+	$(BIN)/python -m tests.chaos --seeds $(or $(SEEDS),5) --events $(or $(EVENTS),2000)
 
 images: ## Build the four container images with docker, podman or buildah; REGISTRY=… pushes them
 	@scripts/images.sh
