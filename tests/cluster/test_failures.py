@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from cluster.access import Cluster
 from cluster.functions import WORKER, deploy, function, get
 from cluster.load import Load, Target, bad, burst, loading
 from cluster.release import NAMESPACE, Release
 from cluster.test_scaling import none_was_deleted_at_work, target
-from cluster.watching import functions_in, pods_of, watching
+from cluster.watching import Object, functions_in, pods_of, watching
 
 RATE = 8
 EVENTS_RATE = 20
@@ -108,3 +109,31 @@ def test_a_restarted_redis_keeps_every_accepted_event_and_knows_functions_users_
         load.answered(EVENTS_RATE, timeout_s=OUTAGE_S)
     assert uid in release.redis_users()
     assert not bad(burst(target(release, tenant, "ledger"), 1))
+
+
+def test_a_drained_node_costs_no_call(cluster: Cluster, release: Release, tenant: str) -> None:
+    """`kubectl drain` evicts the function's pod: the call that runs there is answered first, the next one elsewhere."""
+    deploy(cluster, tenant, function("held", WORKER, timeoutSeconds=20, scale={"minInstances": 1}))
+    assert not bad(burst(target(release, tenant, "held", sleep_s=0), 1))
+    (pod,) = cluster.json("pods", f"--namespace={tenant}", "--selector=forebay.dev/function=held")["items"]
+    node = pod["spec"]["nodeName"]
+    with ThreadPoolExecutor() as callers, functions_in(cluster, tenant) as functions:
+        running = callers.submit(burst, target(release, tenant, "held", sleep_s=8.0), 1)
+        functions.until(lambda: functions.status("held").get("inFlight") == 1, "the call runs")
+        try:
+            cluster.kubectl(
+                *("drain", node, f"--pod-selector=forebay.dev/function=held,forebay.dev/instance={instance_of(pod)}"),
+                *("--delete-emptydir-data", "--ignore-daemonsets", "--timeout=60s"),
+            )
+            (call,) = running.result()
+            assert call.good, call
+            assert call.answer["pod"] == pod["metadata"]["name"]
+        finally:
+            cluster.kubectl("uncordon", node)
+    assert not bad(burst(target(release, tenant, "held", sleep_s=0), 1))
+
+
+def instance_of(pod: Object) -> str:
+    """The id of a pod's instance."""
+    found: str = pod["metadata"]["labels"]["forebay.dev/instance"]
+    return found
