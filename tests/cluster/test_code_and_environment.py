@@ -106,3 +106,27 @@ def test_values_from_secrets_and_config_maps_reach_the_handlers(
     }
     assert answer(release, tenant, "configured", list(wanted)) == wanted
     assert "s3cret" not in json.dumps(get(cluster, tenant, "configured"))
+
+
+# A runtime client in the standard library's words: what a `provided` runtime's program does on Lambda.
+BOOTSTRAP = """#!/usr/bin/env python3
+import json, os, urllib.request
+
+api = f"http://{os.environ['AWS_LAMBDA_RUNTIME_API']}/2018-06-01/runtime/invocation"
+while True:
+    with urllib.request.urlopen(f"{api}/next") as call:
+        request_id, event = call.headers["Lambda-Runtime-Aws-Request-Id"], json.load(call)
+    files = os.listdir(os.environ["LAMBDA_TASK_ROOT"])
+    answer = {"got": event, "handler": os.environ["_HANDLER"], "code": files}
+    urllib.request.urlopen(f"{api}/{request_id}/response", json.dumps(answer).encode()).close()
+"""
+
+
+def test_a_provided_runtime_runs_the_codes_own_bootstrap(cluster: Cluster, release: Release, tenant: str) -> None:
+    """In the spec it is a file like any other, so the platform makes it one that can be executed."""
+    deploy(
+        cluster,
+        tenant,
+        function("own", {"inline": {"bootstrap": BOOTSTRAP}}, runtime="provided.al2023", handler="anything"),
+    )
+    assert answer(release, tenant, "own", {"a": 1}) == {"got": {"a": 1}, "handler": "anything", "code": ["bootstrap"]}

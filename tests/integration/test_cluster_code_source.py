@@ -91,6 +91,13 @@ async def test_inline_files_are_packed(reader: CodeReader) -> None:
     assert files(package) == {"app.py": "é = 1".encode(), "lib/a.py": b""}
 
 
+async def test_a_bootstrap_can_be_executed_and_other_files_cannot(reader: CodeReader) -> None:
+    package = await reader.read("team", InlineCode((("app.py", ""), ("bootstrap", "#!/bin/sh\n"))))
+    with zipfile.ZipFile(io.BytesIO(package.data)) as archive:
+        modes = {entry.filename: entry.external_attr >> 16 & 0o777 for entry in archive.infolist()}
+    assert modes == {"app.py": 0o644, "bootstrap": 0o755}
+
+
 async def test_equal_files_make_equal_packages(reader: CodeReader) -> None:
     one = await reader.read("team", InlineCode((("a.py", "1"), ("b.py", "2"))))
     two = await reader.read("team", InlineCode((("b.py", "2"), ("a.py", "1"))))

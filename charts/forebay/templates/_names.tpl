@@ -87,3 +87,12 @@ annotations:
 {{- printf "%s:%s" $name (coalesce .image.tag .root.Values.image.tag .root.Chart.AppVersion) -}}
 {{- end -}}
 {{- end -}}
+
+{{/* A managed runtime that runs Python, for examples: `python3.…` if there is one. */}}
+{{- define "forebay.pythonRuntime" -}}
+{{- $first := keys .Values.runtimes | sortAlpha | first -}}
+{{- range keys .Values.runtimes | sortAlpha -}}
+{{- if hasPrefix "python" . -}}{{- $first = . -}}{{- end -}}
+{{- end -}}
+{{- $first -}}
+{{- end -}}

@@ -21,7 +21,7 @@ from forebay_common.redis_client import command
 from forebay_controller.cluster.api import CONFIG_MAPS, Api, ApiError
 from forebay_controller.cluster.outbound import Outbound, OutboundError
 from forebay_controller.cluster.outbound_rules import OutboundRefusedError
-from forebay_controller.cluster.resource import BlobCode, CodeSource, ConfigMapCode, InlineCode, ZipCode
+from forebay_controller.cluster.resource import BOOTSTRAP, BlobCode, CodeSource, ConfigMapCode, InlineCode, ZipCode
 from forebay_controller.code_package import CodePackage, PackageError, read_package
 from forebay_controller.code_store import StoredPackage
 
@@ -30,6 +30,8 @@ BLOB_TTL_S = 86_400
 
 _ZIP_MOMENT = (1980, 1, 1, 0, 0, 0)
 _FILE_MODE = 0o100644 << 16
+_PROGRAM_MODE = 0o100755 << 16
+"""That of `bootstrap`, which a `provided` runtime executes: neither a spec nor a ConfigMap can say it."""
 _ON_UNIX = 3
 
 
@@ -159,7 +161,7 @@ def make_zip(files: Iterable[tuple[str, bytes]]) -> bytes:
         for path, content in sorted(files):
             entry = zipfile.ZipInfo(path, _ZIP_MOMENT)
             entry.create_system = _ON_UNIX
-            entry.external_attr = _FILE_MODE
+            entry.external_attr = _PROGRAM_MODE if path == BOOTSTRAP else _FILE_MODE
             archive.writestr(entry, content)
     return buffer.getvalue()
 
