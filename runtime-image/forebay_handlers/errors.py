@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SHOWN_ROOT = "/var/task"
 LAYER_ROOT = "/opt/"
+_OWN_ROOT = __file__.rpartition("/")[0] + "/"
+"""The platform's own frames, which are nobody's business; in its image they lie under `LAYER_ROOT`."""
 RESPONSE_MAX_BYTES = 6_291_556
 """Lambda's quota for a result (Lambda quotas; the same number as in the platform's limits)."""
 
@@ -56,7 +58,7 @@ class ErrorWriter:
         frames = [
             (self.shown_path(frame.filename), frame.lineno or 0, frame.name, frame.line)
             for frame in self._extract(self._walk(trace))
-            if frame.filename.startswith(self._roots)
+            if frame.filename.startswith(self._roots) and not frame.filename.startswith(_OWN_ROOT)
         ]
         return self._format(frames)
 

@@ -159,3 +159,13 @@ def test_an_event_is_run_after_its_202(cluster: Cluster, release: Release, tenan
             lambda: (s := functions.status("later")).get("idleInstances") == 1 and s.get("queued") == 0,
             "the event is done",
         )
+
+
+def test_a_failures_stack_is_the_functions_own(cluster: Cluster, release: Release, tenant: str) -> None:
+    """As on Lambda: nothing of what calls the handler is shown."""
+    deploy(cluster, tenant, function("failing", "def handler(event, context):\n    raise ValueError('as asked')\n"))
+    with release.http(namespace=tenant) as http:
+        answer = http.post("/2015-03-31/functions/failing/invocations", json={})
+    assert answer.headers["X-Amz-Function-Error"] == "Unhandled"
+    (line,) = answer.json()["stackTrace"]
+    assert line.startswith('  File "/var/task/app.py", line 2, in handler\n')

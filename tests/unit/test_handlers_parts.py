@@ -93,6 +93,26 @@ def test_paths_are_shown_under_var_task(path: str, shown: str) -> None:
     assert errors.ErrorWriter("/srv/code/").shown_path(path) == shown
 
 
+def test_the_platforms_own_frames_are_not_shown_even_where_it_lies_in_a_folder_of_the_users() -> None:
+    own = Path(errors.__file__).parent
+    frames = {
+        name: compile("run()", str(path), "exec")
+        for name, path in (("own", own / "x.py"), ("user", own.parent / "a.py"))
+    }
+
+    def fail() -> None:
+        raise ValueError
+
+    def call_user() -> None:
+        exec(frames["user"], {"run": fail})
+
+    try:
+        exec(frames["own"], {"run": call_user})
+    except ValueError as error:
+        shown = errors.ErrorWriter(str(own.parent)).stack_lines(error.__traceback__)
+    assert shown == ['  File "/var/task/a.py", line 1, in <module>\n']
+
+
 def test_an_out_of_memory_document_is_the_platforms() -> None:
     assert errors.out_of_memory("id") == out_of_memory("id")
     assert errors.too_large(json.dumps) == response_too_large(errors.RESPONSE_MAX_BYTES)
