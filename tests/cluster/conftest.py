@@ -19,7 +19,7 @@ KUBECONFIG_VARIABLE = "FOREBAY_E2E_KUBECONFIG"
 IMAGES_VARIABLE = "FOREBAY_E2E_IMAGES"
 OURS = KUBECONFIG_VARIABLE not in os.environ  # whether the cluster is the node made here
 # These tests change the release that the others use, or end it: they come last, in this order.
-LAST = ("test_failures.py", "test_upgrade.py", "test_uninstall.py")
+LAST = ("test_failures.py", "test_upgrade.py", "test_uninstall.py", "test_external_redis.py")
 # The first test's time includes building and starting the node.
 TEST_TIMEOUT_S = 1500
 
