@@ -154,13 +154,14 @@ class Release:
             users: list[str] = redis.execute_command("ACL", "USERS")
         return {user.removeprefix(FUNCTION_USER) for user in users if user.startswith(FUNCTION_USER)}
 
-    def kill(self, pod: str) -> None:
-        """kill -9 the one container of a platform's pod, which is then started again; elsewhere delete it by force."""
+    def kill(self, pod: str, namespace: str = NAMESPACE, container: str = "") -> None:
+        """kill -9 a container of a pod, the only one unless it is named; elsewhere delete the pod by force."""
         if isinstance(self.reach, ServiceAddresses):
-            status = self.cluster.json("pod", pod, f"--namespace={NAMESPACE}")["status"]["containerStatuses"][0]
-            kill_container(status["containerID"].removeprefix("containerd://"))
+            statuses = self.cluster.json("pod", pod, f"--namespace={namespace}")["status"]["containerStatuses"]
+            (ident,) = (each["containerID"] for each in statuses if container in ("", each["name"]))
+            kill_container(ident.removeprefix("containerd://"))
         else:
-            self.cluster.kubectl("delete", "pod", pod, f"--namespace={NAMESPACE}", "--force", "--grace-period=0")
+            self.cluster.kubectl("delete", "pod", pod, f"--namespace={namespace}", "--force", "--grace-period=0")
 
     def leader(self) -> str:
         """The pod of the controller that leads; "" when none does. A holder's name is its pod's, and a suffix."""

@@ -1,18 +1,21 @@
 """Parts of the platform die under load: what was accepted is done, and the rest goes on."""
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from cluster.access import Cluster
 from cluster.functions import WORKER, deploy, function, get
 from cluster.load import Load, Target, bad, burst, loading
 from cluster.release import NAMESPACE, Release
 from cluster.test_scaling import none_was_deleted_at_work, target
-from cluster.watching import Object, functions_in, pods_of, watching
+from cluster.watching import Object, Watch, functions_in, pods_of, watching
 
 RATE = 8
 EVENTS_RATE = 20
+KILLS = 3
 TAKEOVER_S = 25.0  # the lease's 15 s, and what a standby needs on two busy cores
 OUTAGE_S = 60.0
 # Its one pod stays, and with it the log.
@@ -23,6 +26,17 @@ def handler(event, context):
     print(f"ran <{event['number']}>", flush=True)
 """
 
+# Sends each event that it runs on to the ledger, so that what it ran is known when its pod is gone.
+RELAY = """
+import json, os, urllib.request
+
+def handler(event, context):
+    key = f"{os.environ['AWS_ACCESS_KEY_ID']}.{os.environ['AWS_SECRET_ACCESS_KEY']}"
+    headers = {"X-Amz-Invocation-Type": "Event", "Authorization": f"Bearer {key}"}
+    url = f"{os.environ['AWS_ENDPOINT_URL_LAMBDA']}/2015-03-31/functions/ledger/invocations"
+    urllib.request.urlopen(urllib.request.Request(url, json.dumps(event).encode(), headers), timeout=10).close()
+"""
+
 
 def events(release: Release, namespace: str, name: str) -> Target:
     """A function that is called with events."""
@@ -31,19 +45,18 @@ def events(release: Release, namespace: str, name: str) -> Target:
 
 
 @contextlib.contextmanager
-def every_accepted_event_is_run(cluster: Cluster, release: Release, namespace: str, name: str) -> Iterator[Load]:
-    """Events at a rate for the length of a block; afterwards each of those accepted must have been run."""
+def every_accepted_event_is_run(
+    cluster: Cluster, release: Release, namespace: str, name: str = "ledger"
+) -> Iterator[Load]:
+    """Events at a rate for the length of a block; afterwards each of those accepted must be in the ledger's log."""
     with loading(events(release, namespace, name), EVENTS_RATE) as load:
         yield load
     accepted = {call.number for call in load.calls if call.good}
     with functions_in(cluster, namespace) as functions:
-        functions.until(
-            lambda: (s := functions.status(name)).get("queued") == 0 and s.get("inFlight") == 0,
-            "all events are done",
-            timeout_s=90,
-        )
+        for each in dict.fromkeys((name, "ledger")):
+            functions.until(partial(nothing_waits, functions, each), f"all events of {each} are done", timeout_s=90)
     logs = cluster.kubectl(
-        "logs", f"--selector=forebay.dev/function={name}", f"--namespace={namespace}", "--all-containers", "--tail=-1"
+        "logs", "--selector=forebay.dev/function=ledger", f"--namespace={namespace}", "--all-containers", "--tail=-1"
     )
     missing = {number for number in accepted if f"ran <{number}>" not in logs}
     assert not missing, f"{len(missing)} of {len(accepted)} accepted events were not run: {sorted(missing)[:20]}"
@@ -88,7 +101,7 @@ def test_a_gateway_killed_under_load_loses_no_event_and_only_its_own_callers(
         function("busy", WORKER, scale={"maxInstances": 4}),
     )
     with (
-        every_accepted_event_is_run(cluster, release, tenant, "ledger"),
+        every_accepted_event_is_run(cluster, release, tenant),
         loading(target(release, tenant, "busy", sleep_s=0.2), RATE) as load,
     ):
         release.kill(release.pod_names("gateway")[0])
@@ -104,7 +117,7 @@ def test_a_restarted_redis_keeps_every_accepted_event_and_knows_functions_users_
 ) -> None:
     deploy(cluster, tenant, function("ledger", LEDGER, scale=LASTING))
     uid = get(cluster, tenant, "ledger")["metadata"]["uid"].replace("-", "")
-    with every_accepted_event_is_run(cluster, release, tenant, "ledger") as load:
+    with every_accepted_event_is_run(cluster, release, tenant) as load:
         cluster.kubectl("delete", "pod", "forebay-valkey-0", f"--namespace={NAMESPACE}", "--timeout=60s")
         load.answered(EVENTS_RATE, timeout_s=OUTAGE_S)
     assert uid in release.redis_users()
@@ -137,3 +150,62 @@ def instance_of(pod: Object) -> str:
     """The id of a pod's instance."""
     found: str = pod["metadata"]["labels"]["forebay.dev/instance"]
     return found
+
+
+def test_killed_instances_lose_the_calls_that_ran_there_and_no_event(
+    cluster: Cluster, release: Release, tenant: str
+) -> None:
+    """kill -9 of runtimes: whose call ran there is told so at once; events are run by others."""
+    scale = {"minInstances": 2, "maxInstances": 2, "idleSeconds": 300}
+    deploy(
+        cluster,
+        tenant,
+        function("ledger", LEDGER, scale=LASTING),
+        function("relay", RELAY, scale=scale, timeoutSeconds=20),
+        function("busy", WORKER, scale=scale, timeoutSeconds=20),
+    )
+    victims: dict[str, tuple[float, float]] = {}
+    with (
+        pods_of(cluster, tenant, "busy") as busy,
+        pods_of(cluster, tenant, "relay") as relays,
+        every_accepted_event_is_run(cluster, release, tenant, "relay"),
+        loading(target(release, tenant, "busy", sleep_s=0.2), RATE) as load,
+    ):
+        for _ in range(KILLS):
+            for pods in (busy, relays):
+                pods.until(partial(others_run, pods, victims), "a pod that runs")
+                name = min(running(pods) - victims.keys())
+                began = time.time()
+                release.kill(name, tenant, "runtime")
+                victims[name] = (began, time.time())
+            load.answered(RATE * 2)
+    for call in load.calls:
+        if call.good:
+            _, dead = victims.get(call.answer["pod"], (0.0, call.ended))
+            assert call.answer["ended"] <= dead, call
+        else:
+            assert call.status == 200, call
+            assert "died while it held this call" in call.text, call
+            assert any(call.began < dead and began < call.ended for began, dead in victims.values()), call
+    lost = [call for call in load.calls if not call.good]
+    assert len(lost) <= KILLS, bad(load.calls)
+
+
+def nothing_waits(functions: Watch, name: str) -> bool:
+    """Whether a function's status tells of no event that waits or runs."""
+    status = functions.status(name)
+    return status.get("queued") == 0 and status.get("inFlight") == 0
+
+
+def others_run(pods: Watch, victims: Mapping[str, object]) -> bool:
+    """Whether a pod runs that has not been hit yet."""
+    return bool(running(pods) - victims.keys())
+
+
+def running(pods: Watch) -> set[str]:
+    """Names of the pods whose containers all run."""
+    return {
+        name
+        for name, pod in pods.objects.items()
+        if (states := pod["status"].get("containerStatuses")) and all("running" in state["state"] for state in states)
+    }
