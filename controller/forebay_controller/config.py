@@ -1,12 +1,12 @@
 """The controller process's configuration file."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from forebay_common.keys import DEFAULT_PREFIX
-from forebay_common.redis_client import RedisSettings
+from forebay_common.redis_settings import RedisSettings
 from forebay_controller.controller import INSTANCES_MAX
 
 RETRY_DELAYS_S = (60.0, 120.0)
@@ -14,6 +14,17 @@ RETRY_DELAYS_S = (60.0, 120.0)
 AUTH_OFF = "off"
 AUTH_REQUIRED = "required"
 GATEWAY_URL = "http://127.0.0.1:8480"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundSettings:
+    """What the platform's own HTTP requests may reach beyond public https addresses.
+
+    Each of `allowed` is a host name, an address or a CIDR.
+    """
+
+    allow_http: bool = False
+    allowed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,7 @@ class ControllerConfig:
     instances_max: int = INSTANCES_MAX
     log_level: str = "info"
     auth: str = AUTH_OFF
+    outbound: OutboundSettings = field(default_factory=OutboundSettings)
 
     @property
     def auth_required(self) -> bool:
@@ -58,6 +70,7 @@ class ControllerConfig:
         known["run_dir"] = Path(known["run_dir"])
         known["data_dir"] = Path(known["data_dir"])
         known["retry_delays_s"] = tuple(float(delay_s) for delay_s in known.get("retry_delays_s", RETRY_DELAYS_S))
+        known["outbound"] = OutboundSettings(**known.get("outbound", {}))
         config = cls(**known)
         if not config.retry_delays_s or min(config.retry_delays_s) < 0:
             raise ValueError("retry_delays_s needs one delay at least, and none below 0")

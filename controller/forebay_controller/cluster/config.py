@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from forebay_common.keys import DEFAULT_PREFIX
-from forebay_common.redis_client import RedisSettings
+from forebay_common.redis_settings import RedisSettings
 from forebay_common.spec import FunctionSpec
+from forebay_controller.config import OutboundSettings
 
 INSTANCES_MAX = 1_000
 """Of all functions together; the cluster's own room is the bound that people mean."""
@@ -71,14 +72,6 @@ class NetworkPolicySettings:
     blocked_cidrs: list[str] = field(default_factory=list)
     cluster_cidrs: list[str] = field(default_factory=list)
     read_nodes: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class OutboundSettings:
-    """What the platform's own HTTP requests may reach beyond public https addresses."""
-
-    allow_http: bool = False
-    allowed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

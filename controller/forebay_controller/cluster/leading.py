@@ -21,8 +21,6 @@ from forebay_controller.cluster.function_access import FunctionAccess, rules_of
 from forebay_controller.cluster.function_source import FunctionSource
 from forebay_controller.cluster.handler_reports import HandlerReports
 from forebay_controller.cluster.informer import Informer
-from forebay_controller.cluster.outbound import Outbound
-from forebay_controller.cluster.outbound_rules import OutboundRules
 from forebay_controller.cluster.pod_backend import PodBackend
 from forebay_controller.cluster.policy_keeper import PolicyKeeper
 from forebay_controller.cluster.process_endpoints import ProcessMetrics
@@ -32,6 +30,8 @@ from forebay_controller.cluster.resources_store import ResourceStore
 from forebay_controller.code_store import CodeStore
 from forebay_controller.controller import Controller, ControllerSettings
 from forebay_controller.interfaces import FunctionStatus
+from forebay_controller.outbound import Outbound
+from forebay_controller.outbound_rules import OutboundRules
 
 REDIS_EVERY_S = 0.5
 
