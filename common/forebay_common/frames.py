@@ -35,6 +35,8 @@ ERROR_REFUSED = 6
 
 FLAG_COLD = 0x01
 """The handler's init ran for this call."""
+FLAG_PAYLOAD_OMITTED = 0x02
+"""Of a frame that is kept as a result: the payload was too large to be kept (`RESULT_FRAME_MAX_BYTES`)."""
 
 TAG_VERSION_RUN = 0x02
 TAG_LOG_TAIL = 0x80

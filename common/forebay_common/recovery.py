@@ -43,6 +43,7 @@ class Recovered:
     async_requeued: int = 0
     async_delayed: int = 0
     async_dead: int = 0
+    async_cancelled: int = 0
     left: bool = False
 
 
@@ -80,7 +81,7 @@ async def abandon_instance(
         results = await run_many(
             redis,
             [
-                (scripts.RECLAIM_ASYNC, _reclaim_keys(queue, lease), (lease.entry_id, *arguments))
+                (scripts.RECLAIM_ASYNC, _reclaim_keys(queue, lease), (lease.entry_id, *arguments, _group(lease)))
                 for lease in leases
                 if not lease.unreadable
             ],
@@ -88,6 +89,7 @@ async def abandon_instance(
         done.async_requeued += results.count(1)
         done.async_delayed += results.count(2)
         done.async_dead += results.count(3)
+        done.async_cancelled += results.count(4)
     keys = (queue.sync, queue.async_, queue.keys.control(instance_id), queue.keys.instance(instance_id))
     done.left = await run(redis, scripts.LEAVE, keys, (instance_id, 0)) == 0
     return done
@@ -156,7 +158,7 @@ async def fail_queued_sync(
         answered += await _fail(redis, platform, queue, leases, refused)
         unreadable += [lease.entry_id for lease in leases if lease.unreadable]
     if unreadable:
-        await run(redis, scripts.RELEASE, (queue.sync,), (CONTROLLER_CONSUMER, *unreadable))
+        await run(redis, scripts.RELEASE, (queue.sync, queue.sync), (CONTROLLER_CONSUMER, *unreadable))
     if leased:
         async for leases in _leases(redis, queue.sync, None, 0):
             answered += await _fail(redis, platform, queue, leases, _lost)
@@ -289,10 +291,12 @@ def _read(entry_id: bytes, consumer: str, fields: Mapping[bytes, bytes] | None) 
 
 
 def _reclaim_keys(queue: VersionQueue, lease: _Lease) -> list[str]:
-    keys = [queue.async_, queue.delayed, queue.dead, queue.keys.instance(lease.consumer)]
-    if lease.record is not None and lease.record.claim:
-        keys.append(f"{queue.keys.base}:{lease.record.claim}")
-    return keys
+    claim = "" if lease.record is None else lease.record.claim
+    return [*queue.ending(_group(lease)), queue.keys.instance(lease.consumer), *queue.body(claim)]
+
+
+def _group(lease: _Lease) -> bytes:
+    return b"" if lease.record is None else lease.record.group_hash
 
 
 def _is_deleted(error: ResponseError) -> bool:

@@ -37,10 +37,27 @@ def event(payload: bytes | None = b'{"n": 1}', **changes: Any) -> Invocation:
 
 
 async def append(redis: Redis, queue: VersionQueue, record: Invocation) -> bytes:
-    """Append a record to the stream of its kind; gives the entry id."""
-    stream = queue.sync if record.kind == KIND_SYNC else queue.async_
-    entry_id: bytes = await command(redis, "XADD", stream, "NOMKSTREAM", "*", RECORD_FIELD, record.encode())
+    """Put a record into the stream of its kind, as a gateway does; gives the entry id."""
+    if record.kind == KIND_ASYNC:
+        assert await accept(redis, queue, record) == [0, record.invocation_id]
+        place: bytes = await command(redis, "HGET", queue.live, record.invocation_id)
+        return place
+    entry_id: bytes = await command(redis, "XADD", queue.sync, "NOMKSTREAM", "*", RECORD_FIELD, record.encode())
     return entry_id
+
+
+async def accept(
+    redis: Redis, queue: VersionQueue, record: Invocation, *, delay_ms: int = 0, once: Sequence[bytes | int] = ()
+) -> Any:
+    """Accept an event as a gateway does; `once`: hash of its idempotency key, hash of the payload, retention in s."""
+    keys = [queue.async_, queue.live, queue.delayed, queue.groups, queue.group(record.group_hash)]
+    arguments: list[bytes | int] = [record.encode(), record.invocation_id, delay_ms, record.group_hash]
+    if once:
+        key_hash, *rest = once
+        assert isinstance(key_hash, bytes)
+        keys.append(queue.keys.once(key_hash))
+        arguments += rest
+    return await run(redis, scripts.ACCEPT_ASYNC, keys, arguments)
 
 
 async def lease(redis: Redis, stream: str, consumer: str, count: int = 1) -> list[bytes]:
@@ -98,9 +115,12 @@ async def finish_async(
     *,
     delay_ms: int = 0,
     reason: str = "",
+    frame: bytes = b"",
+    group: bytes = b"",
     body: Sequence[str] = (),
 ) -> int:
     """Finish an event as the instance `consumer`."""
-    keys = (queue.async_, queue.delayed, queue.dead, *body)
-    finished: int = await run(redis, scripts.FINISH_ASYNC, keys, (entry_id, consumer, outcome, delay_ms, reason))
+    keys = (*queue.ending(group), *body)
+    arguments = (entry_id, consumer, outcome, delay_ms, reason, frame, group)
+    finished: int = await run(redis, scripts.FINISH_ASYNC, keys, arguments)
     return finished

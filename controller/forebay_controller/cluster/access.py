@@ -25,10 +25,11 @@ ACCESS_KEY_ID = "AWS_ACCESS_KEY_ID"
 SECRET_ACCESS_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the variable's name
 _USER_INFIX = "-fn-"
 _UID_CHARS = 8
-_READ_AND_WRITTEN = ("q:*", "instance:*", "body:*", "result:*")
+_READ_AND_WRITTEN = ("q:*", "instance:*", "body:*", "result:*", "once:*")
 _COMMANDS = (
     "evalsha", "time", "xreadgroup", "xack", "xdel", "xadd", "xpending", "xrange", "xclaim", "xgroup|create",
-    "xgroup|delconsumer", "zadd", "get", "set", "unlink", "expire", "pexpire", "hset", "publish",
+    "xgroup|delconsumer", "xlen", "zadd", "get", "set", "unlink", "expire", "pexpire", "hset", "hget", "hdel",
+    "hincrby", "lpop", "publish",
 )  # fmt: skip
 """What a runtime calls, and what the scripts that it calls call: docs/queue-protocol.md."""
 
