@@ -65,10 +65,7 @@ class Grant:
 
     def may_send_to(self, function: str) -> bool:
         """Whether the request may have events sent to this function, existing or not: it may manage it, or call it."""
-        credential = self.credential
-        return credential is None or any(
-            credential.allows(scope, self.namespace, function) for scope in (MANAGE, INVOKE)
-        )
+        return self.allows(function) or self.allows_invoking(function)
 
     def allowed(self, functions: list[FunctionSpec]) -> list[FunctionSpec]:
         """Those of some functions that the request may see."""
