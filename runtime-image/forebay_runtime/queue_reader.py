@@ -13,7 +13,7 @@ from hiredis import ReplyError
 
 from forebay_common.frames import ERROR_EXPIRED, ERROR_REFUSED
 from forebay_common.keys import GROUP, FunctionKeys
-from forebay_common.limits import HEARTBEAT_TTL_S
+from forebay_common.limits import BLOCK_MS, HEARTBEAT_TTL_S
 from forebay_common.record import Invocation
 from forebay_common.tlv import CodecError
 from forebay_runtime.finishing import AGE_EXCEEDED, PAYLOAD_GONE
@@ -74,6 +74,11 @@ UNREADABLE_PAUSE_MIN_S = 1.0
 UNREADABLE_PAUSE_MAX_S = 30.0
 UNREADABLE_MAX = 100
 RETRY_PAUSE_S = 0.25
+LIST_AFTER_S = BLOCK_MS / 1000
+"""Until a read is over that blocks on a connection of which Redis has not heard yet that it broke: it may be given
+entries that nobody gets."""
+LIST_EVERY_S = 30.0
+"""A network may bring such a read to Redis late."""
 _TOKEN_BYTES = 16
 _TOKENS = 256
 
@@ -119,7 +124,7 @@ class QueueReader:
         self._control_timer = loop.timer(self._on_control_due)
         self._control_due = False
         self._pause_timer = loop.timer(_nothing)
-        self._list_timer = loop.timer(self.recover)
+        self._list_timer = loop.timer(self._on_list_due)
         self._unlisted = False
         self._refused = ""
         self._stopped = False
@@ -165,8 +170,15 @@ class QueueReader:
             data = self._prepared[key] = command((*head, *self._streams[read.queues]))
         self.link.send(data, 1, lambda replies: self._on_entries(read, replies))
 
+    def _on_list_due(self) -> None:
+        self._unlisted = True
+        self.recover()
+
     def recover(self) -> None:
-        """Look for entries that were given to us on a connection that broke before they arrived."""
+        """Look for entries that were given to us on a connection that broke before they arrived.
+
+        While a read is under way they are looked for after it.
+        """
         if self.busy or not self.link.up:
             return
         self.busy = True
@@ -202,6 +214,7 @@ class QueueReader:
         # BUSYGROUP means that it is there; anything else shows at the read.
         self.link.send(command(create) + command(expire), 2, _ignore)
         self.busy = False
+        self._list_timer.set(self._loop.now + (LIST_AFTER_S if self._connected_before else LIST_EVERY_S))
         if self._connected_before:
             self.recover()
         self._connected_before = True
@@ -217,11 +230,15 @@ class QueueReader:
         if self._unlisted:
             # A Redis that still loads its data, say. Nobody else would find what is ours while we live.
             self._list_timer.set(self._loop.now + RETRY_PAUSE_S)
+        elif self._list_timer.when == NEVER:
+            self._list_timer.set(self._loop.now + LIST_EVERY_S)
 
     def _on_entries(self, read: Read | None, replies: list[Any] | None) -> None:
         self.busy = False
         if replies is None:
             return
+        if read is not None and self._unlisted:
+            self._list_timer.set(self._loop.now)
         if isinstance(replies[0], ReplyError):
             self._on_read_error(replies[0])
             return
