@@ -13,7 +13,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from forebay_common import function_errors, limits, scripts
+from forebay_common import function_errors, limits, once, scripts
 from forebay_common.frames import ERROR_CANNOT_START, ERROR_INSTANCE_LOST, KIND_ERROR, ReplyFrame
 from forebay_common.keys import GROUP, RECORD_FIELD, PlatformKeys
 from forebay_common.queue import CONTROLLER_CONSUMER, VersionQueue
@@ -213,21 +213,27 @@ async def _fail(
 ) -> int:
     """Answer leased sync calls, then remove them; gives how many callers were answered."""
     replies: dict[str, list[bytes]] = {}
-    bodies = []
+    bodies: list[str] = []
     removed = [lease.entry_id for lease in leases if not lease.unreadable]
+    under_key = await once.frames_of(redis, queue.keys, [lease.record for lease in leases if lease.record is not None])
+    tells: list[Sequence[Part]] = []
     for lease in leases:
         record = lease.record
         if record is None:
             continue
+        frame = under_key.get(record.invocation_id, b"")
+        if not frame:
+            said = answer(lease, record)
+            frame = said.encode()
+            if record.invocation_id in under_key:
+                tells += once.settle(queue.keys, record, frame, ran=said.error_kind == ERROR_INSTANCE_LOST)
         if record.reply_address:
-            replies.setdefault(record.reply_address, []).append(answer(lease, record).encode())
-        if record.claim:
-            bodies.append(f"{queue.keys.base}:{record.claim}")
-    pushes: list[Sequence[Part]] = [
-        ("RPUSH", f"{platform.prefix}:{address}", *frames) for address, frames in replies.items()
-    ]
-    if pushes:
-        checked(await pipeline(redis, pushes))
+            replies.setdefault(record.reply_address, []).append(frame)
+        bodies += queue.body(record.claim)
+    # Who is told and calls again at once must find the key settled.
+    tells += [("RPUSH", f"{platform.prefix}:{address}", *frames) for address, frames in replies.items()]
+    if tells:
+        checked(await pipeline(redis, tells))
     if removed:
         # The caller knows by now; dying before this step only tells it again.
         drop: list[Sequence[Part]] = [("XACK", queue.sync, GROUP, *removed), ("XDEL", queue.sync, *removed)]

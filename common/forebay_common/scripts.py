@@ -20,23 +20,23 @@ class Script:
         self.sha = sha
 
 
-ACCEPT_ASYNC = Script("accept_async", "7d674a478df373f19c11cee36be328f578a8b8f1")
+ACCEPT_ASYNC = Script("accept_async", "37b66d21420b674c23c44d67005f48c2e56d73dc")
 ACCEPT_ONCE = Script("accept_once", "00499eafafec5634792ba4700644fa080f413a59")
 CANCEL = Script("cancel", "ce3ac9083daa85e396d00fadba58a171f5ead3a1")
-CANCEL_EVENT = Script("cancel_event", "d400eef34ab820e31ba7c4cc8c51f907e183783b")
+CANCEL_EVENT = Script("cancel_event", "888b409d45163e505c644d26fa4e18c5523ea7ba")
 EXTEND = Script("extend", "f8f7db49290f4ce1d24a87b75096f95b1206e8f9")
 FIND_EVENT = Script("find_event", "cbfa9461b32ce86de1992b43794f3071b44033f2")
-FINISH_ASYNC = Script("finish_async", "b64b9c6ccbac6abff6d0097f94ec533f0a982efa")
+FINISH_ASYNC = Script("finish_async", "ec5561e7523d43e6d090aea4c08bbc9d4e25622d")
 LEAVE = Script("leave", "2594f43fbb9c37d005a20f5d6219a3cf06a0320c")
-OBSERVE = Script("observe", "929137db2dfcc0ee92092450289ac3ff8eef14d5")
-OUTBOX_DEAD = Script("outbox_dead", "a8bc19c870a260baf9bbf10e1f97168a170dd2e1")
-PROMOTE = Script("promote", "ebecb72c100894261a0cf55dd8f8143ef88300a7")
+OBSERVE = Script("observe", "18fa06a8a34b20ed190fc289212489bc82c5a21f")
+OUTBOX_DEAD = Script("outbox_dead", "4ca2af252c7ed9623f8c3c174b850461e950f496")
+PROMOTE = Script("promote", "6c981fcaadee72904671520e79701ae339bbf04f")
 PUBLISH_CREDENTIAL = Script("publish_credential", "a8f8d49caf870645bd00a227897a91a56d770642")
 PUBLISH_FUNCTION = Script("publish_function", "cbbe7ca31e717cbab1700f39e1b06426e130fc9f")
-RECLAIM_ASYNC = Script("reclaim_async", "e178c1f0295459eb154f73ab6ee8f4042b8d6c0c")
-REDRIVE = Script("redrive", "67eff69af7b3c5e7fa46b25ab54e78397d767572")
-RELEASE = Script("release", "b1225e27b15982e377ca0aaad8e8b87dbefc0515")
-TRIM_ENDED = Script("trim_ended", "fc26ffa19f202646a46291e08d0eca241ba5714a")
+RECLAIM_ASYNC = Script("reclaim_async", "71e783557deef4eb59e030b5b3abb64d2c8fc368")
+REDRIVE = Script("redrive", "a1c70e5b5c99c67949c35a55c527725a0ff45e83")
+RELEASE = Script("release", "f2afab6da58a6ed05559bd2422afc29cd0b4d271")
+TRIM_ENDED = Script("trim_ended", "78bd55fd4969342403ee7efb6c06375282399d31")
 
 ALL = (
     ACCEPT_ASYNC,

@@ -31,7 +31,9 @@ if delay_ms > 0 then
   record = patched(record, string.byte(record, 5), now + delay_ms)
 end
 if takes_turn(KEYS[2], KEYS[4], KEYS[5], group, record, now) then
-  if not enqueue(KEYS[1], KEYS[3], KEYS[2], record, now) then
+  if delay_ms > 0 then
+    delay(KEYS[3], KEYS[2], record, now + delay_ms)
+  elseif not append(KEYS[1], KEYS[2], record) then
     return false
   end
 end

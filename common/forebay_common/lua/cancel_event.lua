@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Cancel an async event, wherever it is.
 -- KEYS: 1 async stream; 2 live; 3 delayed set; 4 ended; 5 groups; 6 list of the event's group (without one the async
 --   stream); 7 body of the event (only when it has a claim)

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Finish one async event, as the owner of its lease: result, retry or dead letter and acknowledgement in one step.
 -- KEYS: 1 async stream; 2 delayed set; 3 dead letters; 4 live; 5 ended; 6 outbox; 7 groups; 8 list of the event's group
 --   (without one the async stream); 9 body of the event (only when it has a claim)

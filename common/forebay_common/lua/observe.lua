@@ -1,9 +1,9 @@
 -- What the controller must know of one version's queues, in one step: the numbers belong together.
 -- KEYS: 1 sync stream; 2 async stream; 3 delayed set; 4 dead letters; 5 outbox; 6 groups; 7 ended
 -- Returns nil when the function's queues do not exist, else
---   {sync, async, delayed, dead, outbox, waiting for their group's turn, ended}, where sync and async are {length, age of the oldest entry that nobody has been
---   given in ms or -1, {consumer, its pending entries as text, …}}, delayed is {count, ms until the next is due
---   or -1} and the others are counts.
+--   {sync, async, delayed, dead, outbox, waiting for their group's turn, ended}, where sync and async are {length, age
+--   of the oldest entry that nobody has been given in ms or -1, {consumer, its pending entries as text, …}}, delayed is
+--   {count, ms until the next is due or -1} and the others are counts.
 -- Errors: none of its own.
 --- include record
 --- include lease

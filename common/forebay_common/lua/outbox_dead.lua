@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- An ended event that its destination did not take is a dead letter.
 -- KEYS: 1 outbox; 2 dead letters; 3 body of the event (only when it has a claim)
 -- ARGV: 1 entry id; 2 reason

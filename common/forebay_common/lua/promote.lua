@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Delayed events that are due go to the async queue.
 -- KEYS: 1 delayed set; 2 async stream; 3 live
 -- ARGV: 1 how many at most

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- An async event whose instance is gone runs again, or is a dead letter after its last attempt. A lease counts as
 -- a start: nobody can tell any more whether it did.
 -- KEYS: 1 async stream; 2 delayed set; 3 dead letters; 4 live; 5 ended; 6 outbox; 7 groups; 8 list of the event's group

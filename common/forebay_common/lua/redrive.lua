@@ -22,7 +22,7 @@ if place and string.sub(place, 1, 1) == 'e' then
   forget_results(KEYS[4], KEYS[3], redis.call('XRANGE', KEYS[4], id, id))
 end
 if takes_turn(KEYS[3], KEYS[5], KEYS[6], ARGV[2], record, now_ms()) then
-  enqueue(KEYS[2], '', KEYS[3], record, 0)
+  append(KEYS[2], KEYS[3], record)
 end
 if KEYS[7] then
   redis.call('PEXPIRE', KEYS[7], struct.unpack('>I4', record, 11) + BODY_MARGIN_MS)

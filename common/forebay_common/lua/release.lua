@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Hand back entries that were leased but not started: they join the queue's end and keep their moment of
 -- acceptance. No start is counted. For calls, and for events that cannot be read: one that can is handed back with
 -- finish_async, which ends it where it was cancelled meanwhile.

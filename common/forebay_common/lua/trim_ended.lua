@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Results that are old enough go.
 -- KEYS: 1 ended; 2 live
 -- ARGV: 1 age in ms from which on they go; 2 how many at most

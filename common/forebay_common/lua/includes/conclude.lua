@@ -35,10 +35,9 @@ end
 local function run_again(record, id, starts, due, now)
   record = moved_record(record, id, starts)
   if due > now then
-    redis.call('ZADD', KEYS[2], due, invocation_id(record))
-    redis.call('HSET', KEYS[4], invocation_id(record), 'd' .. record)
+    delay(KEYS[2], KEYS[4], record, due)
   else
-    redis.call('HSET', KEYS[4], invocation_id(record), redis.call('XADD', KEYS[1], '*', 'r', record))
+    append(KEYS[1], KEYS[4], record)
   end
   drop(KEYS[1], id)
 end

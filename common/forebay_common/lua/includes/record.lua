@@ -8,8 +8,13 @@ local function invocation_id(record)
   return string.sub(record, 27, 42)
 end
 
+-- first_accepted_ms: 0 in the record's first entry.
+local function moved_at_ms(record)
+  return struct.unpack('>I8', record, 19)
+end
+
 local function accepted_ms(record, id)
-  local moved = struct.unpack('>I8', record, 19)
+  local moved = moved_at_ms(record)
   if moved > 0 then
     return moved
   end
