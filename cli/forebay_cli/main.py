@@ -4,18 +4,15 @@ Each command's work is imported when it runs, so that starting is quick.
 """
 
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from forebay_cli import defaults
+from forebay_cli import defaults, event_commands
 from forebay_cli.errors import UserError
+from forebay_cli.options import Name, Namespace, OutputOption, client_of, complete_name
 from forebay_cli.output import Output
-
-if TYPE_CHECKING:
-    from forebay_cli.client import Client
 
 app = typer.Typer(
     name="forebay",
@@ -24,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(event_commands.invocation, name="invocation")
+app.add_typer(event_commands.dead_letters, name="dead-letters")
 
 
 def main() -> None:
@@ -65,7 +64,8 @@ def up(
         typer.Option(help="Where functions, events and logs are kept.", show_default="~/.local/share/forebay"),
     ] = None,
     redis: Annotated[
-        str | None, typer.Option(help="Use this server, redis://HOST:PORT/0, instead of the embedded Valkey.")
+        str | None,
+        typer.Option(help="Use this Redis instead of the embedded Valkey: redis://HOST:PORT/0, redis+sentinel://…"),
     ] = None,
     async_retry_delays: Annotated[
         str, typer.Option(help="Seconds before each retry of a failed async event.")
@@ -117,28 +117,6 @@ def up(
             verbose=verbose,
         )
     )
-
-
-def _client(namespace: str | None = None) -> "Client":
-    from forebay_cli import connection  # noqa: PLC0415
-    from forebay_cli.client import Client  # noqa: PLC0415
-
-    return Client(connection.current(namespace))
-
-
-def _complete_name(context: typer.Context, incomplete: str) -> list[str]:
-    """Function names for the shell's completion; none when the platform cannot be asked."""
-    with suppress(UserError), _client(context.params.get("namespace")) as client:
-        return [function["name"] for function in client.functions() if function["name"].startswith(incomplete)]
-    return []
-
-
-Name = Annotated[str, typer.Argument(help="The function's name.", autocompletion=_complete_name)]
-Namespace = Annotated[
-    str | None,
-    typer.Option("--namespace", "-n", help="The namespace that is meant.", show_default=defaults.NAMESPACE_VARIABLE),
-]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, or json for programs.")]
 
 
 @app.command()
@@ -200,17 +178,35 @@ def deploy(
             show_default="internet",
         ),
     ] = None,
+    async_retries: Annotated[
+        int | None, typer.Option(help="Retries of an async event after an error.", show_default="2")
+    ] = None,
+    async_max_age: Annotated[
+        int | None, typer.Option(help="Seconds after which an async event is given up.", show_default="21600")
+    ] = None,
+    retry_delays: Annotated[
+        str | None, typer.Option(help="Seconds before each retry, as 1,2.", show_default="the platform's")
+    ] = None,
+    on_success: Annotated[
+        str | None,
+        typer.Option(help="Where successes of async events are reported: function:NAME, stream:NAME, a URL; or none."),
+    ] = None,
+    on_failure: Annotated[
+        str | None, typer.Option(help="The same of async events that are given up.", show_default="the dead letters")
+    ] = None,
     namespace: Namespace = None,
 ) -> None:
     """Create a function, or update it, from a file, a folder, a zip or an image."""
     from forebay_cli import function_commands  # noqa: PLC0415
     from forebay_cli.deploy import DeployOptions, parse_env  # noqa: PLC0415
+    from forebay_cli.up_options import parse_retry_delays  # noqa: PLC0415
 
     options = DeployOptions(
         handler, runtime, timeout, memory, parse_env(env or []), min_instances, max_instances, concurrency,
-        idle_seconds, tuple(allow_origin or ()), image, auth, egress,
+        idle_seconds, tuple(allow_origin or ()), image, auth, egress, async_retries, async_max_age,
+        parse_retry_delays(retry_delays, "--retry-delays") if retry_delays is not None else (), on_success, on_failure,
     )  # fmt: skip
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         function_commands.deploy_and_tell(client, name, path, options)
 
 
@@ -227,7 +223,7 @@ def invoke(
     from forebay_cli import function_commands  # noqa: PLC0415
 
     payload = function_commands.read_payload(data)
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         raise typer.Exit(function_commands.invoke(client, name, payload, asynchronous=asynchronous, log=log))
 
 
@@ -236,7 +232,7 @@ def list_(*, output: OutputOption = Output.TABLE, namespace: Namespace = None) -
     """Show all functions."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         function_commands.list_functions(client, output)
 
 
@@ -245,7 +241,7 @@ def get(name: Name, *, output: OutputOption = Output.TABLE, namespace: Namespace
     """Show one function's settings."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         function_commands.get_function(client, name, output)
 
 
@@ -260,7 +256,7 @@ def logs(
     """Show what a function logged."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         function_commands.show_logs(client, name, lines=lines, follow=follow)
 
 
@@ -274,13 +270,13 @@ def delete(
     """Delete a function and its queued events."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         function_commands.delete_function(client, name, confirmed=yes)
 
 
 @app.command()
 def status(
-    name: Annotated[str | None, typer.Argument(help="One function only.", autocompletion=_complete_name)] = None,
+    name: Annotated[str | None, typer.Argument(help="One function only.", autocompletion=complete_name)] = None,
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it until interrupted.")] = False,
     output: OutputOption = Output.TABLE,
@@ -289,7 +285,7 @@ def status(
     """Show queues and instances."""
     from forebay_cli import status_view  # noqa: PLC0415
 
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         if watch:
             status_view.watch(client, name)
         else:

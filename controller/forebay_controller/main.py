@@ -24,7 +24,7 @@ from forebay_controller.local_backend import LocalBackend
 from forebay_controller.local_keys import LocalKeys, keys_of
 from forebay_controller.local_platform import make_local_backend
 from forebay_controller.log_reader import LogFiles
-from forebay_controller.management import ManagementSettings, Place
+from forebay_controller.management import ManagementSettings, Place, Queues
 from forebay_controller.metrics import Metrics
 from forebay_controller.registry import Registry
 
@@ -81,7 +81,7 @@ async def _running(config: ControllerConfig) -> AsyncIterator[tuple[Controller, 
             logs=LogFiles(config.data_dir / "logs"), runtime_warning=runtime_warning, default_namespace=config.namespace
         )
         authenticator = Authenticator(ring.credentials, region=config.region) if config.auth_required else None
-        app = create_app(registry, controller, settings, authenticator)
+        app = create_app(registry, controller, Queues(redis, platform), settings, authenticator)
         _add_health(app, redis, controller.metrics)
         yield controller, app
 

@@ -8,7 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from forebay_common.keys import FunctionKeys
+from redis.asyncio import Redis
+
+from forebay_common.keys import FunctionKeys, PlatformKeys
 from forebay_common.spec import FunctionSpec
 from forebay_controller.code_package import CodePackage
 from forebay_controller.interfaces import FunctionStatus
@@ -42,6 +44,14 @@ class Place:
     region: str = "us-east-1"
     account: str = "000000000000"
     namespace: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """Where functions' queues are. Every replica reaches them: they are in Redis, whoever leads."""
+
+    redis: Redis
+    platform: PlatformKeys
 
 
 class LogSource(Protocol):
@@ -117,6 +127,10 @@ class Functions(Protocol):
 
     def by_name(self) -> list[FunctionSpec]:
         """All of them, sorted by name."""
+        ...
+
+    def by_id_prefix(self, prefix: bytes) -> list[FunctionSpec]:
+        """Those whose invocations' ids begin with `prefix` (`names.id_prefix` of their uids); hardly ever several."""
         ...
 
     def keys(self, spec: FunctionSpec) -> FunctionKeys:

@@ -67,7 +67,7 @@ class Served:
 async def served(redis: Redis, tmp_path: Path) -> AsyncIterator[Served]:
     store = MemoryStore(redis)
     settings = ManagementSettings(LogFiles(tmp_path), lambda _: "", default_namespace="team-a")
-    async with serving(create_app(store, NoInstances(), settings)) as url:
+    async with serving(create_app(store, NoInstances(), store.queues, settings)) as url:
         yield Served(url, store)
 
 

@@ -36,7 +36,7 @@ from forebay_controller.cluster.process_endpoints import ProcessMetrics, process
 from forebay_controller.cluster.resources_store import ResourceStore
 from forebay_controller.code_store import CodeStore
 from forebay_controller.http_server import HttpServer, make_server
-from forebay_controller.management import ManagementSettings
+from forebay_controller.management import ManagementSettings, Queues
 
 LEAVE_MAX_S = 3.0
 """For letting go of the work in good order. After a lost Lease less than the time until another one may take it."""
@@ -201,4 +201,5 @@ def _management(replica: Replica, leading: Leading) -> FastAPI:
     authenticator = None
     if config.auth == "required":
         authenticator = Authenticator(replica.credentials.credentials, region=config.region)
-    return create_app(replica.store, leading, settings, authenticator)
+    queues = Queues(replica.redis, replica.platform)
+    return create_app(replica.store, leading, queues, settings, authenticator)
