@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forebay_cli import defaults
-from forebay_cli.embedded_valkey import RedisAddress
 from forebay_cli.errors import UserError
+from forebay_common.redis_settings import RedisSettings
 
 PORT_MAX = 65_535
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -29,7 +29,7 @@ class UpOptions:
     data_dir: Path
     host: str = defaults.HOST
     port: int = defaults.PORT
-    redis: RedisAddress | None = None
+    redis: RedisSettings | None = None
     retry_delays_s: tuple[float, ...] = ()
     watch: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class UpOptions:
         return self.auth if self.auth is not None else not is_loopback(self.host)
 
 
-def parse_retry_delays(text: str) -> tuple[float, ...]:
+def parse_retry_delays(text: str, option: str = "--async-retry-delays") -> tuple[float, ...]:
     """Seconds before each retry of an async event, as `60,120`. Raises UserError."""
     try:
         delays = tuple(float(part) for part in text.split(","))
@@ -52,8 +52,7 @@ def parse_retry_delays(text: str) -> tuple[float, ...]:
         delays = ()
     if not delays or not all(0 <= delay <= RETRY_DELAY_MAX_S for delay in delays):
         raise UserError(
-            f"--async-retry-delays {text!r}: write the seconds before each retry, as 1,2 "
-            f"(each at most {RETRY_DELAY_MAX_S:.0f})"
+            f"{option} {text!r}: write the seconds before each retry, as 1,2 (each at most {RETRY_DELAY_MAX_S:.0f})"
         )
     return delays
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from forebay_cli.embedded_valkey import RedisAddress, configuration, parse_redis_url, server_version
+from forebay_cli.embedded_valkey import configuration, parse_redis_url, server_version
 from forebay_cli.errors import UserError
 from forebay_cli.up_options import (
     UpOptions,
@@ -15,6 +15,7 @@ from forebay_cli.up_options import (
     reachable_address,
     url_host,
 )
+from forebay_common.redis_settings import RedisSettings
 
 
 @pytest.mark.parametrize(("text", "delays"), [("60,120", (60, 120)), ("0.5", (0.5,)), (" 1, 2 ", (1, 2))])
@@ -26,6 +27,13 @@ def test_retry_delays(text: str, delays: tuple[float, ...]) -> None:
 def test_retry_delays_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="seconds before each retry"):
         parse_retry_delays(text)
+
+
+def test_a_refusal_names_the_option_that_was_used() -> None:
+    with pytest.raises(UserError, match="^--async-retry-delays 'x'"):
+        parse_retry_delays("x")
+    with pytest.raises(UserError, match="^--retry-delays 'x'"):
+        parse_retry_delays("x", "--retry-delays")
 
 
 def test_log_levels_are_known_ones() -> None:
@@ -113,13 +121,16 @@ def test_the_host_listened_on_may_be_named_in_requests() -> None:
 @pytest.mark.parametrize(
     ("url", "address"),
     [
-        ("redis://cache", RedisAddress(host="cache", port=6379)),
-        ("redis://u:p%40ss@cache:7000/3", RedisAddress(None, "cache", 7000, False, "u", "p@ss", 3)),
-        ("rediss://:secret@cache", RedisAddress(None, "cache", 6379, True, None, "secret", 0)),
-        ("unix:///run/redis.sock?db=2", RedisAddress(unix_socket="/run/redis.sock", db=2)),
+        ("redis://cache", RedisSettings(host="cache", port=6379)),
+        (
+            "redis://u:p%40ss@cache:7000/3",
+            RedisSettings(None, "cache", 7000, username="u", password="p@ss", db=3),
+        ),
+        ("rediss://:secret@cache", RedisSettings(None, "cache", 6379, tls=True, password="secret")),
+        ("unix:///run/redis.sock?db=2", RedisSettings(unix_socket="/run/redis.sock", db=2)),
     ],
 )
-def test_redis_urls(url: str, address: RedisAddress) -> None:
+def test_redis_urls(url: str, address: RedisSettings) -> None:
     assert parse_redis_url(url) == address
 
 
