@@ -30,9 +30,9 @@ def test_retry_delays_out_of_range_are_refused(text: str) -> None:
 
 
 def test_a_refusal_names_the_option_that_was_used() -> None:
-    with pytest.raises(UserError, match="^--async-retry-delays 'x'"):
+    with pytest.raises(UserError, match=r"^--async-retry-delays 'x'"):
         parse_retry_delays("x")
-    with pytest.raises(UserError, match="^--retry-delays 'x'"):
+    with pytest.raises(UserError, match=r"^--retry-delays 'x'"):
         parse_retry_delays("x", "--retry-delays")
 
 
