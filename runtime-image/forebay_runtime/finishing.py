@@ -9,9 +9,18 @@ from __future__ import annotations
 from hiredis import ReplyError
 
 from forebay_common import scripts
-from forebay_common.frames import ERROR_NONE, KIND_ERROR, KIND_WHOLE, ReplyFrame
+from forebay_common.frames import (
+    ERROR_FUNCTION,
+    ERROR_NONE,
+    FLAG_COLD,
+    FLAG_PAYLOAD_OMITTED,
+    KIND_ERROR,
+    KIND_WHOLE,
+    ReplyFrame,
+)
 from forebay_common.keys import GROUP
-from forebay_common.limits import CLAIM_CHECK_BYTES, CLAIM_TTL_S
+from forebay_common.limits import CLAIM_CHECK_BYTES, CLAIM_TTL_S, RESULT_FRAME_MAX_BYTES
+from forebay_common.record import ONCE, ONCE_DONE, TAG_IDEMPOTENCY, idempotency
 from forebay_runtime.leases import ASYNC, CONTROL, SYNC
 from forebay_runtime.redis_faults import passes
 from forebay_runtime.redis_wire import command
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from forebay_common.keys import FunctionKeys
+    from forebay_common.record import Invocation
     from forebay_runtime.console import Console
     from forebay_runtime.leases import Call, Leases
     from forebay_runtime.redis_wire import Link
@@ -30,12 +40,15 @@ DONE = "done"
 RETRY = "retry"
 DEAD = "dead"
 EXPIRED = "expired"
+CANCELLED = "cancelled"
+RELEASED = "released"
 AGE_EXCEEDED = "EventAgeExceeded"
 RETRIES_EXHAUSTED = "RetriesExhausted"
 PAYLOAD_GONE = "PayloadGone"
 
 # A frame's head, its fields and a log tail fit beside an inline payload of this size.
 INLINE_MAX_BYTES = CLAIM_CHECK_BYTES - 8 * 1024
+_NO_TOKEN = bytes(16)
 
 
 def after_failure(attempt: int, retry_delays_ms: list[int]) -> tuple[str, int]:
@@ -49,17 +62,40 @@ def after_failure(attempt: int, retry_delays_ms: list[int]) -> tuple[str, int]:
     return DEAD, 0
 
 
+def kept_frame(payload: bytes, version: str, *, failed: bool, cold: bool, duration_us: int, init_us: int) -> bytes:
+    """How an event's run ended, for whoever asks later; a payload too large to be kept is left out."""
+    flags = FLAG_COLD if cold else 0
+    if len(payload) > RESULT_FRAME_MAX_BYTES:
+        payload = b""
+        flags |= FLAG_PAYLOAD_OMITTED
+    return ReplyFrame(
+        token=_NO_TOKEN,
+        payload=payload,
+        kind=KIND_ERROR if failed else KIND_WHOLE,
+        error_kind=ERROR_FUNCTION if failed else ERROR_NONE,
+        flags=flags,
+        duration_us=duration_us,
+        init_us=init_us,
+        version_run=version,
+    ).encode()
+
+
 class _Batch:
-    """One write: its bytes, and what its replies confirm."""
+    """One write: its bytes, and what its replies confirm.
 
-    __slots__ = ("attempts", "commands", "confirms", "data", "scripts")
+    `confirms`: kind, entry ids, and where the reply is that counts those which were still ours. `scripts`: where the
+    reply to an event's transition is. `sent`: how often it was. `waited`: it was not taken at once.
+    """
 
-    def __init__(self, data: bytes, commands: int, confirms: list[tuple[int, list[bytes]]]) -> None:
+    __slots__ = ("commands", "confirms", "data", "scripts", "sent", "waited")
+
+    def __init__(self, data: bytes, commands: int, confirms: list[tuple[int, list[bytes], int]]) -> None:
         self.data = data
         self.commands = commands
         self.confirms = confirms
         self.scripts: list[tuple[int, Call]] = []
-        self.attempts = 0
+        self.sent = 0
+        self.waited = False
 
 
 class Finisher:
@@ -79,6 +115,7 @@ class Finisher:
         on_passing_fault: Callable[[ReplyError], None],
         on_lost: Callable[[], None],
     ) -> None:
+        self._keys = keys
         self._base = keys.base
         self._prefix = prefix
         self._version = version
@@ -86,25 +123,31 @@ class Finisher:
         self._leases = leases
         self._console = console
         self._streams = (keys.sync(version), keys.async_(version))
-        self._delayed = keys.delayed(version)
-        self._dead = keys.dead(version)
+        # The last one stands in for the list of a group, where an event has none.
+        self._event_keys: tuple[str, ...] = (
+            *(self._streams[ASYNC], keys.delayed(version), keys.dead(version), keys.live(version)),
+            *(keys.ended(version), keys.outbox(version), keys.groups(version), self._streams[ASYNC]),
+        )
+        # A sync call has no place in `live`.
+        self._release_keys = ((self._streams[SYNC],) * 2, (self._streams[ASYNC], keys.live(version)))
         self._control = keys.control(consumer)
-        self._results: list[bytes] = []
+        self._first: list[bytes] = []
         self._frames: dict[str, list[bytes]] = {}
         self._acknowledged: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
         self._bodies: list[str] = []
         self._scripts: list[tuple[bytes, Call]] = []
         self._releases: tuple[list[bytes], list[bytes]] = ([], [])
         self._again: list[_Batch] = []
+        self._waited = 0
         self._on_passing_fault = on_passing_fault
         self._on_lost = on_lost
         self.pending = False
-        self.async_outcomes = {DONE: 0, RETRY: 0, DEAD: 0, EXPIRED: 0}
+        self.async_outcomes = {DONE: 0, RETRY: 0, DEAD: 0, EXPIRED: 0, CANCELLED: 0}
 
     @property
     def waits(self) -> bool:
-        """Whether something was lost with a connection and waits for the next."""
-        return bool(self._again)
+        """Whether something that Redis did not take, or was lost with a connection, is not confirmed yet."""
+        return bool(self._again) or self._waited > 0
 
     def reply(
         self,
@@ -114,14 +157,20 @@ class Finisher:
         flags: int = 0,
         duration_us: int = 0,
         init_us: int = 0,
+        *,
+        ran: bool = True,
     ) -> None:
-        """Answer a sync call and let go of it. A call whose lease was lost is only let go of."""
+        """Answer a sync call and let go of it. A call whose lease was lost is only let go of.
+
+        `ran` as far as a repetition of the call is concerned: what did not run may be asked for again.
+        """
         record = call.record
         if call.lost:
             self._leases.drop(SYNC, [call.entry_id])
             return
         self.pending = True
-        if record.reply_address:
+        once = idempotency(record) if TAG_IDEMPOTENCY in record.optional else None
+        if record.reply_address or once is not None:
             frame = ReplyFrame(
                 token=record.reply_token,
                 payload=payload,
@@ -136,32 +185,54 @@ class Finisher:
             if len(payload) > INLINE_MAX_BYTES:
                 frame.claim = f"result:{record.invocation_id.hex()}"
                 frame.payload = None
-                self._results.append(command(("SET", f"{self._base}:{frame.claim}", payload, "EX", CLAIM_TTL_S)))
-            frames = self._frames.get(record.reply_address)
-            if frames is None:
-                self._frames[record.reply_address] = [frame.encode()]
-            else:
-                frames.append(frame.encode())
+                ttl_s = max(CLAIM_TTL_S, once[2]) if once is not None else CLAIM_TTL_S
+                self._first.append(command(("SET", f"{self._base}:{frame.claim}", payload, "EX", ttl_s)))
+            data = frame.encode()
+            if once is not None:
+                self._first.append(self._settled(record, once, data if ran else None))
+            if record.reply_address:
+                self._frames.setdefault(record.reply_address, []).append(data)
         self._acknowledged[SYNC].append(call.entry_id)
         if record.claim:
             self._bodies.append(f"{self._base}:{record.claim}")
 
-    def finish_async(self, call: Call, outcome: str, delay_ms: int = 0, reason: str = "") -> None:
+    def _settled(self, record: Invocation, once: tuple[bytes, bytes, int], frame: bytes | None) -> bytes:
+        """What a repetition of the call will find: its answer, or nothing when it did not run."""
+        key_hash, payload_hash, _ = once
+        key = self._keys.once(key_hash)
+        if frame is None:
+            return command(("UNLINK", key))
+        value = ONCE.pack(payload_hash, record.invocation_id, ONCE_DONE) + frame
+        return command(("SET", key, value, "XX", "KEEPTTL"))
+
+    def finish_async(self, call: Call, outcome: str, delay_ms: int = 0, reason: str = "", frame: bytes = b"") -> None:
         """Finish an async event as the owner of its lease: `lua/finish_async.lua`. Without a lease, let go of it."""
         if call.lost:
             self._leases.drop(ASYNC, [call.entry_id])
             return
         self.pending = True
-        self.async_outcomes[outcome] += 1
-        keys = [self._streams[ASYNC], self._delayed, self._dead]
-        if call.record.claim:
-            keys.append(f"{self._base}:{call.record.claim}")
-        arguments = (call.entry_id, self._consumer, outcome, delay_ms, reason)
+        if outcome != RELEASED:
+            self.async_outcomes[outcome] += 1
+        record = call.record
+        group = record.group_hash
+        keys = self._event_keys
+        if group:
+            keys = (*keys[:-1], self._keys.group(self._version, group))
+        if record.claim:
+            keys = (*keys, f"{self._base}:{record.claim}")
+        arguments = (call.entry_id, self._consumer, outcome, delay_ms, reason, frame, group)
         evaluation = command(("EVALSHA", scripts.FINISH_ASYNC.sha, len(keys), *keys, *arguments))
         self._scripts.append((evaluation, call))
 
-    def release(self, kind: int, entry_id: bytes) -> None:
-        """Hand an entry back that was not started."""
+    def release(self, call: Call) -> None:
+        """Hand a call back that was not started; one that was cancelled meanwhile ends with that."""
+        if call.kind == ASYNC:
+            self.finish_async(call, RELEASED)
+        else:
+            self.release_unread(SYNC, call.entry_id)
+
+    def release_unread(self, kind: int, entry_id: bytes) -> None:
+        """Hand an entry back whose record nobody here can read."""
         self.pending = True
         self._releases[kind].append(entry_id)
 
@@ -182,14 +253,17 @@ class Finisher:
     def send_again(self, link: Link) -> None:
         """Send what was lost with a connection or met a passing fault."""
         again, self._again = self._again, []
+        self._waited += len(again)
         for batch in again:
+            batch.waited = True
             self._send(link, batch)
 
     def _gather(self) -> _Batch:
-        parts = self._results
+        # What a repetition of a call needs, then the reply, then the acknowledgement: dying between them tells the
+        # caller twice, never not at all.
+        parts = self._first
         commands = len(parts)
-        self._results = []
-        # The reply precedes the acknowledgement: dying between them tells the caller twice, never not at all.
+        self._first = []
         for address, frames in self._frames.items():
             parts.append(command(("RPUSH", f"{self._prefix}:{address}", *frames)))
             commands += 1
@@ -204,15 +278,15 @@ class Finisher:
                 parts.append(command(("XACK", stream, GROUP, *entry_ids)))
                 commands += 2
                 if kind != CONTROL:
-                    confirms.append((kind, entry_ids))
+                    confirms.append((kind, entry_ids, commands - 1))
         self._acknowledged = ([], [], [])
         for kind in (SYNC, ASYNC):
             entry_ids = self._releases[kind]
             if entry_ids:
-                keys = (1, self._streams[kind], self._consumer)
+                keys = (2, *self._release_keys[kind], self._consumer)
                 parts.append(command(("EVALSHA", scripts.RELEASE.sha, *keys, *entry_ids)))
                 commands += 1
-                confirms.append((kind, entry_ids))
+                confirms.append((kind, entry_ids, commands - 1))
         self._releases = ([], [])
         if self._bodies:
             parts.append(command(("UNLINK", *self._bodies)))
@@ -228,7 +302,7 @@ class Finisher:
         return batch
 
     def _send(self, link: Link, batch: _Batch) -> None:
-        batch.attempts += 1
+        batch.sent += 1
 
         def on_replies(replies: list[Any] | None) -> None:
             self._confirm(batch, replies)
@@ -236,6 +310,8 @@ class Finisher:
         link.send(batch.data, batch.commands, on_replies)
 
     def _confirm(self, batch: _Batch, replies: list[Any] | None) -> None:
+        if batch.waited:
+            self._waited -= 1
         if replies is None:
             self._again.append(batch)
             self._on_lost()
@@ -247,11 +323,17 @@ class Finisher:
                     self._on_passing_fault(reply)
                     return
                 self._console.error(f"Redis refused a step of finishing calls: {reply}")
-        for kind, entry_ids in batch.confirms:
+        for kind, entry_ids, index in batch.confirms:
             self._leases.drop(kind, entry_ids)
+            # Sent twice they may have lost their leases to their own first success.
+            if batch.sent == 1 and isinstance(replies[index], int):
+                self._lost(len(entry_ids) - replies[index], "")
         for index, call in batch.scripts:
             self._leases.drop(ASYNC, [call.entry_id])
-            # Sent twice it may have lost its lease to its own first success.
-            if replies[index] == 0 and batch.attempts == 1:
-                self._leases.lost += 1
-                self._console.warning("the lease was lost before the event was finished", call.request_id)
+            if batch.sent == 1 and replies[index] == 0:
+                self._lost(1, call.request_id)
+
+    def _lost(self, count: int, request_id: str) -> None:
+        if count > 0:
+            self._leases.lost += count
+            self._console.warning("the lease was lost before the call was finished", request_id)

@@ -8,17 +8,21 @@ from forebay_runtime.log_book import LogTail
 SYNC = KIND_SYNC
 ASYNC = KIND_ASYNC
 CONTROL = 2
+CANCELLED_MAX = 100
+"""As many commands as a control stream holds."""
 
 
 class Call:
     """One leased invocation.
 
     `token` is the secret that its handler process must give back; `started` the monotonic time at which a handler
-    process got the event, 0 before that; `lost` that somebody else has taken the lease over. `tail` collects the
-    log only when the caller asked for it.
+    process got the event, 0 before that; `lost` that somebody else has taken the lease over; `cancelled` that nobody
+    wants it any more. `tail` collects the log only when the caller asked for it.
     """
 
-    __slots__ = ("entry_id", "kind", "leased_at", "lost", "record", "request_id", "started", "tail", "token")
+    __slots__ = (
+        "cancelled", "entry_id", "kind", "leased_at", "lost", "record", "request_id", "started", "tail", "token",
+    )  # fmt: skip
 
     def __init__(self, kind: int, entry_id: bytes, record: Invocation, token: bytes, leased_at: float) -> None:
         self.kind = kind
@@ -28,6 +32,7 @@ class Call:
         self.leased_at = leased_at
         self.started = 0.0
         self.lost = False
+        self.cancelled = False
         self.tail = LogTail() if record.flags & FLAG_LOG_TAIL else None
         ident = record.invocation_id.hex()
         self.request_id = f"{ident[:8]}-{ident[8:12]}-{ident[12:16]}-{ident[16:20]}-{ident[20:]}"
@@ -48,6 +53,7 @@ class Leases:
     """
 
     def __init__(self) -> None:
+        self._cancelled: dict[bytes, None] = {}
         self._held: tuple[dict[bytes, Call | None], dict[bytes, Call | None]] = ({}, {})
         self._dropped: set[tuple[int, bytes]] | None = None
         self.lost = 0
@@ -58,6 +64,9 @@ class Leases:
     def add(self, call: Call) -> None:
         """Hold a call."""
         self._held[call.kind][call.entry_id] = call
+        if self._cancelled and call.record.invocation_id in self._cancelled:
+            del self._cancelled[call.record.invocation_id]
+            call.cancelled = True
 
     def add_unreadable(self, kind: int, entry_id: bytes) -> None:
         """Hold an entry whose record a later release wrote."""
@@ -83,12 +92,20 @@ class Leases:
         if self._dropped is not None:
             self._dropped.update((kind, entry_id) for entry_id in entry_ids)
 
-    def find(self, invocation_id: bytes) -> Call | None:
-        """A held call by its invocation id."""
+    def cancel(self, invocation_id: bytes) -> Call | None:
+        """Mark a held call as cancelled, and give it.
+
+        One that is not held may still arrive: its lease was taken before it was cancelled, but the read that was to
+        bring it broke. So many such ids are remembered for it.
+        """
         for held in self._held:
             for call in held.values():
                 if call is not None and call.record.invocation_id == invocation_id:
+                    call.cancelled = True
                     return call
+        if len(self._cancelled) >= CANCELLED_MAX:
+            del self._cancelled[next(iter(self._cancelled))]
+        self._cancelled[invocation_id] = None
         return None
 
     def older_than(self, kind: int, leased_before: float) -> list[bytes]:

@@ -46,8 +46,11 @@ if TYPE_CHECKING:
         def refuse_async(self, call: Call, reason: str) -> None:
             """Bury this one, unrun."""
 
-        def release(self, kind: int, entry_id: bytes) -> None:
-            """Hand this entry back."""
+        def release(self, call: Call) -> None:
+            """Hand this one back."""
+
+        def release_unread(self, kind: int, entry_id: bytes) -> None:
+            """Hand this entry back, whose record cannot be read."""
 
         def forget(self, kind: int, entry_id: bytes) -> None:
             """Acknowledge and delete this entry."""
@@ -73,6 +76,9 @@ CONTROL_POLL_S = 0.25
 UNREADABLE_PAUSE_MIN_S = 1.0
 UNREADABLE_PAUSE_MAX_S = 30.0
 UNREADABLE_MAX = 100
+STALE_S = HEARTBEAT_TTL_S
+"""An answer so old may name leases that are over: without a heartbeat for so long they may be taken from us. Only an
+instance that was stopped sees one, since no read blocks for nearly as long."""
 RETRY_PAUSE_S = 0.25
 LIST_AFTER_S = BLOCK_MS / 1000
 """Until a read is over that blocks on a connection of which Redis has not heard yet that it broke: it may be given
@@ -127,6 +133,7 @@ class QueueReader:
         self._list_timer = loop.timer(self._on_list_due)
         self._unlisted = False
         self._refused = ""
+        self._asked_at = 0.0
         self._stopped = False
         self._connected_before = False
         self.busy = False
@@ -160,6 +167,7 @@ class QueueReader:
     def send(self, read: Read) -> None:
         """Queue a read."""
         self.busy = True
+        self._asked_at = self._loop.now
         self._control_due = False
         self._control_timer.clear()
         key = (read.queues, read.count, read.block_ms)
@@ -182,6 +190,7 @@ class QueueReader:
         if self.busy or not self.link.up:
             return
         self.busy = True
+        self._asked_at = self._loop.now
         head = ("XREADGROUP", "GROUP", GROUP, self._consumer, "STREAMS")
         # Finishes on the other connection may be confirmed before this list arrives, which still names them.
         self._leases.begin_list()
@@ -222,6 +231,11 @@ class QueueReader:
     # --- what a read brought
 
     def _on_own_entries(self, replies: list[Any] | None) -> None:
+        if self._is_stale():
+            self.busy = False
+            self._leases.end_list()
+            self.recover()
+            return
         self._on_entries(None, replies)
         self._leases.end_list()
         if replies is None or self.deleted:
@@ -232,6 +246,9 @@ class QueueReader:
             self._list_timer.set(self._loop.now + RETRY_PAUSE_S)
         elif self._list_timer.when == NEVER:
             self._list_timer.set(self._loop.now + LIST_EVERY_S)
+
+    def _is_stale(self) -> bool:
+        return self._loop.now - self._asked_at > STALE_S
 
     def _on_entries(self, read: Read | None, replies: list[Any] | None) -> None:
         self.busy = False
@@ -245,18 +262,22 @@ class QueueReader:
         self._refused = ""
         counts = [0, 0, 0]
         calls = []
+        stale = self._is_stale()
         for stream, entries in replies[0] or ():
             kind = self._kinds[stream]
             counts[kind] = len(entries)
             for entry_id, fields in entries:
                 if kind == CONTROL:
                     self._on_control(entry_id, fields)
-                else:
+                elif not stale:
                     call = self._lease(kind, entry_id, fields)
                     if call is not None:
                         calls.append(call)
         if read is not None:
             self._order.saw(read, counts[SYNC], counts[ASYNC])
+        if stale and counts[SYNC] + counts[ASYNC]:
+            # Those that are still ours are listed again, with leases renewed.
+            self.recover()
         if calls:
             self._owner.run(calls)
 
@@ -276,7 +297,7 @@ class QueueReader:
         call = Call(kind, entry_id, record, self._token(), self._loop.now)
         self._leases.add(call)
         if self._stopped:
-            self._owner.release(kind, entry_id)
+            self._owner.release(call)
         elif is_expired(entry_id, record, monotonic() * 1000 + (self._clock_offset_ms or 0.0)):
             self._refuse(call, ERROR_EXPIRED, b"the wait was over before the call could start", AGE_EXCEEDED)
         elif record.payload is None:
@@ -293,7 +314,7 @@ class QueueReader:
 
     def _fetch_body(self, call: Call) -> None:
         if not self._writer.up:
-            self._owner.release(call.kind, call.entry_id)
+            self._owner.release(call)
             return
         self._fetching.append(call)
 
@@ -301,7 +322,7 @@ class QueueReader:
             if not self.withdraw(call):
                 return
             if replies is None or isinstance(replies[0], ReplyError):
-                self._owner.release(call.kind, call.entry_id)
+                self._owner.release(call)
             elif replies[0] is None:
                 self._refuse(call, ERROR_REFUSED, b"the call's payload is gone from Redis", PAYLOAD_GONE)
             else:
@@ -342,7 +363,7 @@ class QueueReader:
         self._console.warning(f"queue entry {entry_id.decode()} cannot be read by this release: {error}")
         self._leases.add_unreadable(kind, entry_id)
         if self._stopped:
-            self._owner.release(kind, entry_id)
+            self._owner.release_unread(kind, entry_id)
             return
         self._unreadable.append((kind, entry_id))
         if self._unreadable_timer.when == NEVER:
@@ -355,7 +376,7 @@ class QueueReader:
             self._owner.unreadable(0)
             return
         for kind, entry_id in self._unreadable:
-            self._owner.release(kind, entry_id)
+            self._owner.release_unread(kind, entry_id)
         self._unreadable.clear()
         self._unreadable_pause_s = min(2 * self._unreadable_pause_s, UNREADABLE_PAUSE_MAX_S)
         if not self._stopped:
