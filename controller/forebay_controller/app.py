@@ -25,6 +25,7 @@ from forebay_controller.management import FunctionStore, Instances, ManagementSe
 from forebay_controller.request_body import BodyTooLargeError, RequestBodies
 from forebay_controller.settings_rules import SettingError
 from forebay_controller.v1_dead_letters import DeadLettersApi
+from forebay_controller.v1_destinations import DestinationsApi
 from forebay_controller.v1_errors import V1Error, v1_error_response
 from forebay_controller.v1_invocations import InvocationsApi
 from forebay_controller.v1_models import FunctionInput
@@ -53,6 +54,7 @@ def create_app(
     app.include_router(V1Api(instances, settings, links, bodies).router)
     app.include_router(InvocationsApi(queues).router)
     app.include_router(DeadLettersApi(queues, bodies).router)
+    app.include_router(DestinationsApi(settings.signing_key).router)
     lambda_api = LambdaApi(instances.retire, settings.runtime_warning, links, bodies)
 
     async def anything_else(scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,12 +152,26 @@ class _Failsafe:
             await v1_error_response("internal", "The request failed inside the platform")(scope, receive, send)
 
 
+_BAD_PARAMETERS = {
+    "description": "A parameter is not what it may be",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorOutput"}}},
+}
+
+
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The description, with the body that /v1's PUT reads by itself, in a thread."""
+    """The description, with the body that /v1's PUT reads by itself, in a thread.
+
+    What FastAPI would answer to bad parameters is answered here in /v1's shape, with 400.
+    """
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schema = FunctionInput.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas |= {**schema.pop("$defs"), "FunctionInput": schema}
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        for operation in (found for item in document["paths"].values() for found in item.values()):
+            if operation["responses"].pop("422", None) is not None:
+                operation["responses"].setdefault("400", _BAD_PARAMETERS)
         app.openapi_schema = document
     return app.openapi_schema

@@ -43,15 +43,8 @@ class _Waiter:
 class InvocationWatch:
     """Those who wait on one controller. Its loop runs while there are any."""
 
-    def __init__(
-        self,
-        redis: Redis,
-        *,
-        waiting_max: int = WAITING_MAX,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, redis: Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
-        self._waiting_max = waiting_max
         self._clock = clock
         self._waiters: set[_Waiter] = set()
         self._changed = asyncio.Event()
@@ -67,7 +60,7 @@ class InvocationWatch:
 
         Raises TooManyWaitingError, redis.exceptions.RedisError.
         """
-        if len(self._waiters) >= self._waiting_max:
+        if len(self._waiters) >= WAITING_MAX:
             raise TooManyWaitingError
         now_s = self._clock()
         waiter = _Waiter(queue, invocation_id, now_s, now_s + LOOK_FIRST_S)
