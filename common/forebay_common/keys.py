@@ -126,6 +126,10 @@ class PlatformKeys:
         """JSON {size, chunks} of an uploaded package, written after its chunks; expires with them."""
         return f"{self.prefix}:{{blob/{sha256_hex}}}:index"
 
+    def stream(self, namespace: str, name: str) -> str:
+        """Stream that functions of one namespace name as a destination of their events' ends."""
+        return f"{self.prefix}:{{stream/{namespace}/{name}}}"
+
     def function(self, namespace: str, name: str, uid: str) -> FunctionKeys:
         """Keys of one function."""
         return FunctionKeys(self.prefix, namespace, name, uid)

@@ -36,6 +36,8 @@ TAG_TENANT_ID = 0x81
 TAG_SOURCE = 0x82
 TAG_IDEMPOTENCY = 0x83
 TAG_CALLER = 0x84
+TAG_HOPS = 0x85
+"""How often the event was passed on from one function to the next, as a destination; one byte."""
 
 KNOWN = frozenset({CLAIM, TAG_REPLY_TOKEN, TAG_REPLY_ADDRESS, TAG_VERSION, TAG_ARN, TAG_CLIENT_CONTEXT, TAG_GROUP_HASH})
 """Mandatory tags this release acts on. Durable execution is drawn but not known yet: a record that carries it is left

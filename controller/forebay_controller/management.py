@@ -75,12 +75,14 @@ class ManagementSettings:
 
     `runtime_warning`: what a user should know of a runtime name, "" for nothing; it may take long (a process).
     `default_namespace` is meant by paths that name none. `code_link_key` is shared by the processes that serve each
-    other's links to code; None makes one for this process. `runtimes` are the managed ones that there are; empty: any
+    other's links to code; None makes one for this process. `signing_key` is what functions' signing secrets are derived
+    from. `runtimes` are the managed ones that there are; empty: any
     that the machine has an interpreter for.
     """
 
     logs: LogSource
     runtime_warning: Callable[[str], str]
+    signing_key: bytes
     default_namespace: str = "default"
     code_link_key: bytes | None = None
     runtimes: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._reported: dict[str, InstanceReport] = {}
+        self._told: dict[str, set[tuple[str, str]]] = {}
         function = ("namespace", "function")
         self.queue_depth = Gauge(
             "forebay_queue_depth",
@@ -38,6 +39,19 @@ class Metrics:
         )
         self.dead_letters = Gauge(
             "forebay_dead_letters", "Events whose attempts are used up.", function, registry=self.registry
+        )
+        self.outbox = Gauge(
+            "forebay_destination_pending",
+            "Ended events whose destination has not been told yet.",
+            function,
+            registry=self.registry,
+        )
+        self.destinations = Counter(
+            "forebay_destination_records",
+            "Ended events by what came of telling their destination: delivered, failed (it is tried again), given_up "
+            "(a dead letter), dropped (there is no destination any more); by the kind of destination.",
+            (*function, "kind", "outcome"),
+            registry=self.registry,
         )
         self.instances = Gauge(
             "forebay_instances", "Instances by what they do.", (*function, "state"), registry=self.registry
@@ -84,6 +98,7 @@ class Metrics:
         self.in_flight.labels(*labels).set(seen.sync.in_flight + seen.async_.in_flight)
         self.delayed.labels(*labels).set(seen.delayed)
         self.dead_letters.labels(*labels).set(seen.dead)
+        self.outbox.labels(*labels).set(seen.outbox)
         counts = dict.fromkeys(State, 0)
         for instance in instances:
             counts[instance.state] += 1
@@ -128,13 +143,20 @@ class Metrics:
             if count:
                 self.lost_leases.labels(outcome).inc(count)
 
+    def to_destination(self, function: str, kind: str, outcome: str) -> None:
+        """What came of telling a destination of an event's end."""
+        self.destinations.labels(*function.split("/"), kind, outcome).inc()
+        self._told.setdefault(function, set()).add((kind, outcome))
+
     def forget(self, function: str) -> None:
         """The function is deleted."""
         labels = function.split("/")
+        for kind, outcome in self._told.pop(function, ()):
+            self.destinations.remove(*labels, kind, outcome)
         for kind in ("sync", "async"):
             self.queue_depth.remove(*labels, kind)
             self.queue_age.remove(*labels, kind)
-        for gauge in (self.in_flight, self.delayed, self.dead_letters):
+        for gauge in (self.in_flight, self.delayed, self.dead_letters, self.outbox):
             gauge.remove(*labels)
         for state in State:
             self.instances.remove(*labels, state.value)

@@ -28,6 +28,7 @@ from forebay_controller.actions import Actions
 from forebay_controller.autoscale import Decision, Reason, decide
 from forebay_controller.background import Background
 from forebay_controller.delivery import Delivery
+from forebay_controller.destinations.couriers import Couriers
 from forebay_controller.function_state import EMPTY_QUEUE, FunctionState, Tempo
 from forebay_controller.instances import (
     START_MAX_S,
@@ -76,6 +77,7 @@ class Reconciler:
         *,
         actions: Actions,
         delivery: Delivery,
+        couriers: Couriers,
         background: Background,
         schedule: Callable[[str, Tempo], None],
         instances_max: int,
@@ -89,6 +91,7 @@ class Reconciler:
         self._metrics = metrics
         self._actions = actions
         self._delivery = delivery
+        self._couriers = couriers
         self._background = background
         self._schedule = schedule
         self._instances_max = instances_max
@@ -121,6 +124,7 @@ class Reconciler:
         self._populated.pop(uid, None)
         self._schedule(uid, Tempo.COLD)
         self._delivery.forget(uid)
+        self._couriers.forget(uid)
         if state is not None:
             self._metrics.forget(state.spec.key)
 
@@ -203,6 +207,8 @@ class Reconciler:
             self._replace_outdated(state, now_s)
             self._scale(state, now_s)
         self._delivery.note(state.spec.uid, state.queue, state.seen.delayed_due_in_ms)
+        if not state.retiring:
+            self._couriers.note(state.spec.uid, state.queue, state.seen.outbox)
         self._metrics.observe(state.spec.key, state.seen, list(state.instances.values()))
         self._schedule(state.spec.uid, state.tempo)
 

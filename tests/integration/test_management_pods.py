@@ -66,7 +66,7 @@ class Served:
 @pytest.fixture
 async def served(redis: Redis, tmp_path: Path) -> AsyncIterator[Served]:
     store = MemoryStore(redis)
-    settings = ManagementSettings(LogFiles(tmp_path), lambda _: "", default_namespace="team-a")
+    settings = ManagementSettings(LogFiles(tmp_path), lambda _: "", b"k" * 32, default_namespace="team-a")
     async with serving(create_app(store, NoInstances(), store.queues, settings)) as url:
         yield Served(url, store)
 

@@ -25,6 +25,7 @@ from forebay_controller.log_reader import LogFiles
 from forebay_controller.management import ManagementSettings, Place, Queues
 from forebay_controller.registry import Registry
 
+SIGNING_KEY = b"k" * 32
 ROLE = "arn:aws:iam::000000000000:role/any"
 
 
@@ -107,7 +108,7 @@ async def management(
     registry = Registry(redis, platform, code, Place())
     await registry.load()
     scaling = ScalingStandIn(registry)
-    settings = ManagementSettings(logs=LogFiles(folder / "logs"), runtime_warning=warning)
+    settings = ManagementSettings(logs=LogFiles(folder / "logs"), runtime_warning=warning, signing_key=SIGNING_KEY)
     app = create_app(registry, scaling, Queues(redis, platform), settings, authenticator)
     try:
         async with serving(app) as url:

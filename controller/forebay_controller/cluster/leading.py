@@ -29,6 +29,8 @@ from forebay_controller.cluster.resource import read
 from forebay_controller.cluster.resources_store import ResourceStore
 from forebay_controller.code_store import CodeStore
 from forebay_controller.controller import Controller, ControllerSettings
+from forebay_controller.destinations.signing import platform_signing_key
+from forebay_controller.destinations.targets import Outgoing
 from forebay_controller.interfaces import FunctionStatus
 from forebay_controller.outbound import Outbound
 from forebay_controller.outbound_rules import OutboundRules
@@ -122,6 +124,12 @@ class Leading:
             replica.platform,
             source,
             backend,
+            Outgoing(
+                region=replica.config.region,
+                account=replica.config.account,
+                signing_key=platform_signing_key(replica.config.function_key),
+                make_outbound=lambda: outbound,
+            ),
             settings=ControllerSettings(instances_max=replica.config.instances_max),
             redis_returned=redis_returned,
         )
