@@ -86,7 +86,7 @@ class Rig:
         text = text.replace(f"appendfsync {EVERYSEC}", f"appendfsync {self.plan.fsync}")
         (self.folder / "valkey.conf").write_text(text)
         self.start_valkey()
-        address = embedded_valkey.RedisAddress(unix_socket=str(self._valkey_socket), password=password)
+        address = RedisSettings(unix_socket=str(self._valkey_socket), password=password)
         await wait_until_async(lambda: _answers(address), "Valkey answers")
         self.proxy = RedisProxy(self.folder / "proxy.sock", self._valkey_socket)
         await self.proxy.start()
@@ -175,7 +175,7 @@ class Rig:
             shutil.copy(path, to / path.name)
 
 
-async def _answers(address: embedded_valkey.RedisAddress) -> bool:
+async def _answers(address: RedisSettings) -> bool:
     try:
         await embedded_valkey.check(address)
     except ConnectionError:

@@ -1,10 +1,12 @@
-"""Servers of both kinds that the platform runs on, on loopback ports, as replicas where a test asks for it."""
+"""Servers of both kinds that the platform runs on, on loopback ports: single ones, replicas, and with sentinels."""
 
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from support.waiting import wait_until
 
 REDIS = "redis-server"
 KINDS = ("valkey", "redis")
+PRIMARY_NAME = "main"
+DOWN_AFTER_MS = 500
+"""How long a primary of the tests is silent before sentinels take it for down."""
 
 
 def binary_of(kind: str) -> str:
@@ -28,29 +33,40 @@ def binary_of(kind: str) -> str:
 
 
 class TcpServer:
-    """One server with a password; `settings` is what `RedisSettings.from_json` takes."""
+    """One server with a password; `settings` is what `RedisSettings.from_json` takes.
 
-    def __init__(self, kind: str, replica_of: "TcpServer | None" = None) -> None:
+    `options` are command-line options of the server's, in pairs.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        replica_of: "TcpServer | None" = None,
+        *,
+        password: str | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
         self.kind = kind
         self.folder = Path(tempfile.mkdtemp(prefix="forebay-test-", dir="/tmp"))
-        self.password: str = replica_of.password if replica_of else secrets.token_hex(16)
+        self.password: str = replica_of.password if replica_of else password or secrets.token_hex(16)
         self.port = free_port()
         self.settings: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "password": self.password}
         self._binary = binary_of(kind)
         self._replica_of = replica_of
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start, and return once it answers."""
         options = [
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""),
-            *("--requirepass", self.password, "--masterauth", self.password),
+            *("--requirepass", self.password, "--masterauth", self.password, *self._options),
         ]
         if self._replica_of is not None:
             options += ["--replicaof", f"127.0.0.1 {self._replica_of.port}", "--repl-diskless-sync-delay", "0"]
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen([self._binary, *options], stdout=log, stderr=log)
-        wait_until(self._answers, "the server answers")
+        wait_until(lambda: self.ask("PING") == b"+PONG\r\n", "the server answers")
 
     def kill(self) -> None:
         """End it at once, as a crash would; what it held in memory is gone."""
@@ -59,20 +75,135 @@ class TcpServer:
             self._process.wait(10)
             self._process = None
 
+    def pause(self) -> None:
+        """Let it hang: it keeps its connections and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
         """End it and remove its folder."""
         self.kill()
         shutil.rmtree(self.folder)
 
-    def _answers(self) -> bool:
+    def ask(self, *words: str) -> bytes:
+        """The first bytes of a command's answer; none while it does not listen."""
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "server.log").read_text()
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
-                connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
-                return connection.recv(64).endswith(b"PONG\r\n")
-        except ConnectionError:
-            return False
+        return exchange(self.port, self.password, *words)
+
+    @property
+    def is_synchronised(self) -> bool:
+        """Whether a replica has all that its primary has."""
+        return b"master_link_status:up" in self.ask("INFO", "replication")
+
+
+class Sentinel:
+    """One sentinel; it writes down in its file what it learns."""
+
+    def __init__(self, kind: str, primary: TcpServer, quorum: int, password: str) -> None:
+        self.port = free_port()
+        self.password = password
+        self.folder = Path(tempfile.mkdtemp(prefix="forebay-test-", dir="/tmp"))
+        self._binary = binary_of(kind)
+        self._process: subprocess.Popen[bytes] | None = None
+        (self.folder / "sentinel.conf").write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\nrequirepass {password}\n"
+            f"sentinel sentinel-pass {password}\n"
+            f"sentinel monitor {PRIMARY_NAME} 127.0.0.1 {primary.port} {quorum}\n"
+            f"sentinel auth-pass {PRIMARY_NAME} {primary.password}\n"
+            f"sentinel down-after-milliseconds {PRIMARY_NAME} {DOWN_AFTER_MS}\n"
+            f"sentinel failover-timeout {PRIMARY_NAME} 3000\n"
+        )
+
+    def start(self) -> None:
+        """Start, and return once it answers."""
+        with (self.folder / "sentinel.log").open("ab") as log:
+            command = [self._binary, str(self.folder / "sentinel.conf"), "--sentinel"]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(lambda: self.ask("PING") == b"+PONG\r\n", "the sentinel answers")
+
+    def ask(self, *words: str) -> bytes:
+        """The first bytes of a command's answer."""
+        return exchange(self.port, self.password, *words)
+
+    def close(self) -> None:
+        """End it and remove its folder."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+        shutil.rmtree(self.folder)
+
+
+class SentinelGroup:
+    """A primary, a replica and three sentinels; `url` is how the platform finds them, `settings` the same as JSON."""
+
+    def __init__(self, kind: str = "valkey", options: Sequence[str] = ()) -> None:
+        self.first = TcpServer(kind, options=options)
+        self.second = TcpServer(kind, self.first, options=options)
+        sentinel_password = secrets.token_hex(16)
+        self.sentinels = [Sentinel(kind, self.first, 2, sentinel_password) for _ in range(3)]
+        hosts = [f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels]
+        self.url = (
+            f"redis+sentinel://:{self.first.password}@{','.join(hosts)}/{PRIMARY_NAME}"
+            f"?sentinel_password={sentinel_password}"
+        )
+        self.settings: dict[str, Any] = {
+            "nodes": hosts,
+            "sentinel_master": PRIMARY_NAME,
+            "password": self.first.password,
+            "sentinel_password": sentinel_password,
+        }
+
+    def start(self) -> None:
+        """Start all, and return once a failover would work."""
+        self.first.start()
+        self.second.start()
+        for sentinel in self.sentinels:
+            sentinel.start()
+        wait_until(lambda: self.second.is_synchronised, "the replica has what the primary has")
+        wait_until(lambda: all(map(self._knows_all, self.sentinels)), "the sentinels know each other and the replica")
+
+    def wait_failed_over(self, to: TcpServer) -> None:
+        """Return once a server is the primary, by its own word and the sentinels'."""
+        wait_until(lambda: to.ask("ROLE").startswith(b"*3\r\n$6\r\nmaster"), "the replica is the primary", 20)
+        port = f"\r\n{to.port}\r\n".encode()
+        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY_NAME)
+        wait_until(lambda: all(port in sentinel.ask(*question) for sentinel in self.sentinels), "sentinels know it", 20)
+
+    def close(self) -> None:
+        """End all."""
+        for sentinel in self.sentinels:
+            sentinel.close()
+        self.second.close()
+        self.first.close()
+
+    def _knows_all(self, sentinel: Sentinel) -> bool:
+        told = sentinel.ask("SENTINEL", "MASTER", PRIMARY_NAME)
+        members = told.split(b"\r\n")
+        pairs = dict(zip(members[2::4], members[4::4], strict=False))
+        return pairs.get(b"num-slaves") == b"1" and pairs.get(b"num-other-sentinels") == b"2"
+
+
+def exchange(port: int, password: str, *words: str) -> bytes:
+    """The first bytes of a command's answer by a server on loopback; none while nobody listens."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1) as connection:
+            login = f"AUTH {password}\r\n".encode()
+            connection.sendall(login + f"{' '.join(words)}\r\n".encode())
+            data = b""
+            while not data.removeprefix(b"+OK\r\n"):
+                more = connection.recv(65_536)
+                if not more:
+                    return b""
+                data += more
+            return data.removeprefix(b"+OK\r\n")
+    except OSError:
+        return b""
 
 
 def free_port() -> int:
