@@ -39,6 +39,7 @@ REPLY_FRAME_MAX_BYTES = CLAIM_CHECK_BYTES
 SYNC_QUEUE_MAX = 1_000
 ASYNC_QUEUE_MAX = 100_000
 DEAD_LETTERS_MAX = 1_000
+RESULT_RETENTION_S = 3_600  # how an event ended is kept for so long, unless the platform is set otherwise
 DEAD_LETTER_TTL_S = 14 * 86_400  # from a function's last dead letter on
 WAIT_DEFAULT_MS = 30_000
 WAIT_MARGIN_MS = 10_000  # a function with a long timeout is waited for this much longer than its timeout

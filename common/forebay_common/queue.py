@@ -162,6 +162,7 @@ class InstanceReport:
     async_retry: int = 0
     async_dead: int = 0
     async_expired: int = 0
+    async_cancelled: int = 0
 
 
 @dataclass(frozen=True, slots=True)

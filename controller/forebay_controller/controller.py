@@ -46,6 +46,7 @@ class ControllerSettings:
     instances_max: int = INSTANCES_MAX
     lease_ms: int = limits.LEASE_MS
     reap_every_s: float = EVERY_S
+    result_retention_s: float = limits.RESULT_RETENTION_S
     stop_drain_s: float = STOP_DRAIN_S
 
 
@@ -102,6 +103,7 @@ class Controller:
             self._actions,
             lambda: [*self._reconciler.states.values()],
             lease_ms=self._settings.lease_ms,
+            result_retention_s=self._settings.result_retention_s,
             every_s=self._settings.reap_every_s,
         )
         self._loops: list[asyncio.Task[None]] = []

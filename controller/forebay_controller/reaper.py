@@ -1,4 +1,7 @@
-"""Finds what nobody reported: leases of instances that went silent, and reply lists of processes that are gone."""
+"""Finds what nobody reported, and what has had its time.
+
+Leases of instances that went silent, reply lists of processes that are gone, results older than they are kept.
+"""
 
 import asyncio
 import logging
@@ -8,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from forebay_common import limits
+from forebay_common.events import trim_ended
 from forebay_common.keys import PlatformKeys
 from forebay_common.queue import trim_dead_letters
 from forebay_common.recovery import reap_expired, reap_processes
@@ -32,6 +36,7 @@ class Reaper:
         states: Callable[[], Sequence[FunctionState]],
         *,
         lease_ms: int = limits.LEASE_MS,
+        result_retention_s: float = limits.RESULT_RETENTION_S,
         every_s: float = EVERY_S,
     ) -> None:
         self._redis = redis
@@ -39,6 +44,7 @@ class Reaper:
         self._actions = actions
         self._states = states
         self._lease_ms = lease_ms
+        self._retention_ms = int(result_retention_s * 1000)
         self._every_s = every_s
         self._round = 0
 
@@ -55,8 +61,11 @@ class Reaper:
         """One round. Raises redis.exceptions.RedisError."""
         for at, state in enumerate(self._states()):
             held = state.seen.sync.in_flight or state.seen.async_.in_flight
-            if held or at % SWEEP_ROUNDS == self._round:
+            its_turn = at % SWEEP_ROUNDS == self._round
+            if held or its_turn:
                 await self._reap_function(state)
+            if its_turn and state.seen.ended:
+                await trim_ended(self._redis, state.queue, self._retention_ms)
         if self._round == 0:
             await reap_processes(self._redis, self._platform)
         self._round = (self._round + 1) % SWEEP_ROUNDS

@@ -231,6 +231,7 @@ class StatusOutput(BaseModel):
 
     queued: int
     in_flight: int
+    dead_letters: int = Field(description="Events that were given up and are kept")
     instances: InstanceCounts
     reason: str = Field(description="Why there are as many instances as there are, or why none starts")
 
@@ -240,6 +241,7 @@ class StatusOutput(BaseModel):
         return cls(
             queued=status.queued,
             in_flight=status.in_flight,
+            dead_letters=status.dead_letters,
             instances=InstanceCounts(
                 starting=status.starting, idle=status.idle, busy=status.busy, draining=status.draining
             ),

@@ -5,9 +5,13 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
+from forebay_common.dead_letters import purge
+from forebay_common.events import CancelResult, cancel_event, find_event
 from forebay_common.frames import ERROR_INSTANCE_LOST
+from forebay_common.record import KIND_ASYNC
 from forebay_controller.controller import ControllerSettings
 from support.controller_rig import Rig, until
+from support.queue_side import accept, event, finish_async
 from support.waiting import wait_until_async
 
 pytestmark = pytest.mark.usefixtures("no_leaked_keys")
@@ -15,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("no_leaked_keys")
 
 @pytest.fixture
 async def rig(redis: Redis, prefix: str) -> AsyncIterator[Rig]:
-    rig = Rig(redis, prefix, ControllerSettings(lease_ms=300, reap_every_s=0.05))
+    rig = Rig(redis, prefix, ControllerSettings(lease_ms=300, reap_every_s=0.05, result_retention_s=0.5))
     await rig.controller.start()
     yield rig
     await rig.close()
@@ -51,6 +55,41 @@ async def test_a_lease_older_than_its_time_is_kept_while_the_instance_says_that_
     await wait_until_async(expired, "the lease is twice as old as its time")
     assert await rig.redis.llen(rig.platform.reply("test")) == 0
     await rig.finish(instance_id, entries)
+
+
+async def test_how_an_event_ended_is_forgotten_when_its_time_is_over(rig: Rig) -> None:
+    spec = await rig.create()
+    queue = rig.queue(spec)
+    record = event()
+    await accept(rig.redis, queue, record, delay_ms=60_000)
+    assert (await cancel_event(rig.redis, queue, record.invocation_id)).result is CancelResult.CANCELLED
+
+    async def forgotten() -> bool:
+        return await find_event(rig.redis, queue, [record.invocation_id]) == [None]
+
+    assert not await forgotten()
+    await rig.wake(spec)
+    await wait_until_async(forgotten, "its result is forgotten")
+    assert await rig.redis.xlen(queue.ended) == 0
+
+
+async def test_what_was_given_up_is_counted_for_people_and_for_prometheus(rig: Rig) -> None:
+    spec = await rig.create()
+    queue = rig.queue(spec)
+    await accept(rig.redis, queue, event())
+    await rig.wake(spec)
+    await until(lambda: rig.backend.started, "an instance is started")
+    instance_id = rig.backend.started[0]
+    await rig.beat(instance_id)
+    (entry_id,) = await rig.lease(instance_id, kind=KIND_ASYNC)
+    await finish_async(rig.redis, queue, entry_id, instance_id, "dead", reason="RetriesExhausted")
+    await rig.wake(spec)
+    await until(lambda: rig.controller.get_status(spec.uid).dead_letters == 1, "it is counted")
+    labels = {"namespace": "default", "function": spec.name}
+    assert rig.controller.metrics.registry.get_sample_value("forebay_dead_letters", labels) == 1
+    await purge(rig.redis, queue)
+    await rig.wake(spec)
+    await until(lambda: rig.controller.get_status(spec.uid).dead_letters == 0, "they are gone")
 
 
 async def test_replies_for_a_gateway_that_is_gone_are_removed(rig: Rig) -> None:
