@@ -85,6 +85,11 @@ class Client:
         """Create or update."""
         return self._json("PUT", f"/v1/functions/{quote(name, safe='')}", document)
 
+    def signing_secret(self, name: str) -> str:
+        """What the posts to a function's destinations are signed with."""
+        found: str = self._json("GET", f"/v1/functions/{quote(name, safe='')}/signing-secret")["secret"]
+        return found
+
     def delete_function(self, name: str) -> None:
         """Delete for good."""
         with self._plainly():

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from forebay_cli import defaults, event_commands
+from forebay_cli import defaults, destination_commands, event_commands
 from forebay_cli.errors import UserError
 from forebay_cli.options import Name, Namespace, OutputOption, client_of, complete_name
 from forebay_cli.output import Output
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(event_commands.invocation, name="invocation")
 app.add_typer(event_commands.dead_letters, name="dead-letters")
+app.add_typer(destination_commands.destinations, name="destinations")
 
 
 def main() -> None:
@@ -91,6 +92,13 @@ def up(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="With --auth off: let whoever reaches it run code here.")
     ] = False,
+    outbound_allow: Annotated[
+        list[str] | None,
+        typer.Option(help="A host, address or CIDR that is not public and that destinations may be at (repeatable)."),
+    ] = None,
+    outbound_allow_http: Annotated[
+        bool, typer.Option("--outbound-allow-http", help="Let destinations be http:// URLs, too.")
+    ] = False,
     log_level: Annotated[str, typer.Option(help="What the platform logs: debug, info, warning or error.")] = "info",
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the platform's log, not warnings only.")
@@ -100,7 +108,13 @@ def up(
     from forebay_cli.embedded_valkey import parse_redis_url  # noqa: PLC0415
     from forebay_cli.folders import default_data_dir  # noqa: PLC0415
     from forebay_cli.up import run  # noqa: PLC0415
-    from forebay_cli.up_options import UpOptions, check_log_level, parse_auth, parse_retry_delays  # noqa: PLC0415
+    from forebay_cli.up_options import (  # noqa: PLC0415
+        UpOptions,
+        check_log_level,
+        parse_auth,
+        parse_outbound_allow,
+        parse_retry_delays,
+    )
 
     run(
         UpOptions(
@@ -113,6 +127,8 @@ def up(
             allowed_hosts=tuple(allowed_host or ()),
             auth=parse_auth(auth),
             allow_remote=allow_remote,
+            outbound_allow=parse_outbound_allow(outbound_allow or ()),
+            outbound_allow_http=outbound_allow_http,
             log_level=check_log_level(log_level),
             verbose=verbose,
         )

@@ -1,8 +1,10 @@
 """The options of `forebay up`, checked before anything is started."""
 
 import ipaddress
+import re
 import socket
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
 _AUTH = {"required": True, "off": False}
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})")
 RETRY_DELAY_MAX_S = 21_600.0
 """An async event's greatest age: no retry can be later."""
 
@@ -23,7 +26,8 @@ RETRY_DELAY_MAX_S = 21_600.0
 class UpOptions:
     """What `up` was asked for. `redis` None: the embedded Valkey. `port` 0: any free one.
 
-    `auth`: whether calls need a credential; None: beyond loopback only.
+    `auth`: whether calls need a credential; None: beyond loopback only. `outbound_allow`: hosts, addresses and networks
+    that are not public and that the platform may post to all the same.
     """
 
     data_dir: Path
@@ -35,6 +39,8 @@ class UpOptions:
     allowed_hosts: tuple[str, ...] = ()
     auth: bool | None = None
     allow_remote: bool = False
+    outbound_allow: tuple[str, ...] = ()
+    outbound_allow_http: bool = False
     log_level: str = "info"
     verbose: bool = False
 
@@ -72,6 +78,23 @@ def parse_auth(text: str | None) -> bool | None:
     if text not in _AUTH:
         raise UserError(f"--auth {text!r}: choose {' or '.join(_AUTH)}")
     return _AUTH[text]
+
+
+def parse_outbound_allow(entries: Iterable[str]) -> tuple[str, ...]:
+    """Host names, addresses and networks, as `OutboundRules.of` takes them. Raises UserError."""
+    for entry in entries:
+        if not _is_network(entry) and not ("/" not in entry and _HOST.fullmatch(entry)):
+            text = f"--outbound-allow {entry!r}: write a host name, an address or a network, as 192.168.1.0/24"
+            raise UserError(text)
+    return tuple(entries)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_platform() -> None:

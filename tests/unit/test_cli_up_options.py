@@ -11,6 +11,7 @@ from forebay_cli.up_options import (
     check_log_level,
     gateway_allowed_hosts,
     parse_auth,
+    parse_outbound_allow,
     parse_retry_delays,
     reachable_address,
     url_host,
@@ -34,6 +35,17 @@ def test_a_refusal_names_the_option_that_was_used() -> None:
         parse_retry_delays("x")
     with pytest.raises(UserError, match=r"^--retry-delays 'x'"):
         parse_retry_delays("x", "--retry-delays")
+
+
+@pytest.mark.parametrize("entry", ["127.0.0.1", "::1", "10.0.0.0/8", "fd00::/8", "hooks.internal", "localhost"])
+def test_hosts_addresses_and_networks_may_be_posted_to(entry: str) -> None:
+    assert parse_outbound_allow([entry]) == (entry,)
+
+
+@pytest.mark.parametrize("entry", ["", "10.0.0.1/8", "10.0.0.0/33", "http://x", "x:80", "a b", "-x"])
+def test_what_is_none_of_them_is_refused(entry: str) -> None:
+    with pytest.raises(UserError, match="a host name, an address or a network"):
+        parse_outbound_allow(["127.0.0.1", entry])
 
 
 def test_log_levels_are_known_ones() -> None:

@@ -179,19 +179,26 @@ class Courier:
         """Send off what may go now; gives whether the whole outbox was seen. Raises redis.exceptions.RedisError."""
         while not self._settling:
             now_s = self._clock()
+            more, seen_all = await self._send_new(now_s)
             for lane in self._lanes.values():
                 while (entry_id := lane.begin_due(now_s)) is not None:
                     self._spawn(lane, entry_id, None)
-            open_lanes = [lane for lane in self._lanes.values() if lane.takes_new(now_s)]
-            if not open_lanes:
-                return False
-            after = min((lane.position for lane in open_lanes), key=order_of)
-            wanted = min(PAGE_MAX, max(lane.free(now_s) for lane in open_lanes))
-            entries = await read_outbox(self._redis, self._queue, after, wanted)
-            self._take(entries, open_lanes, now_s)
-            if len(entries) < wanted:
-                return all(lane.takes_new(now_s) for lane in self._lanes.values())
+            if not more:
+                return seen_all
         return False
+
+    async def _send_new(self, now_s: float) -> tuple[bool, bool]:
+        """Send a page of new entries off; gives whether there may be more to send, and whether all were seen."""
+        open_lanes = [lane for lane in self._lanes.values() if lane.takes_new(now_s)]
+        if not open_lanes:
+            return False, False
+        after = min((lane.position for lane in open_lanes), key=order_of)
+        wanted = min(PAGE_MAX, max(lane.free(now_s) for lane in open_lanes))
+        entries = await read_outbox(self._redis, self._queue, after, wanted)
+        self._take(entries, [*open_lanes], now_s)
+        if len(entries) == wanted:
+            return True, False
+        return False, len(open_lanes) == len(self._lanes) and all(lane.free(now_s) for lane in open_lanes)
 
     def _take(self, entries: list[OutboxEntry], moving: list[Lane], now_s: float) -> None:
         """Send new entries off, each lane's up to the first that it has no room for."""

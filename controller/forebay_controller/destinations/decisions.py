@@ -68,13 +68,16 @@ def id_before(entry_id: bytes) -> bytes:
 class Lane:
     """The records of one function for one destination: those under way, and those that wait after a failure.
 
-    Times are those of the caller's clock, in seconds. `position`: up to where the outbox has been looked through.
+    New ones and those that come again take turns, so that neither keep the others from their way. Times are those of
+    the caller's clock, in seconds. `position`: up to where the outbox has been looked through.
     """
 
     position: bytes = b""
     in_flight: int = 0
     failures_in_row: int = 0
     opens_s: float = -math.inf
+    was_new: bool = False
+    """Whether the record that was sent off last was a new one."""
     _failures: dict[bytes, int] = field(default_factory=dict)
     _due: list[tuple[float, bytes]] = field(default_factory=list)
 
@@ -95,18 +98,21 @@ class Lane:
         return max(0, (1 if self.failing else AT_ONCE_MAX) - self.in_flight)
 
     def takes_new(self, now_s: float) -> bool:
-        """Whether a record may be sent off that has not been tried before."""
-        return self.free(now_s) > 0 and len(self._failures) < WAITING_MAX
+        """Whether a record may be sent off that has not been tried before; asked before what is due is sent off."""
+        kept = self.was_new and bool(self._due) and self._due[0][0] <= now_s
+        return self.free(now_s) > kept and len(self._failures) < WAITING_MAX
 
     def begin(self) -> None:
         """A new record is sent off."""
         self.in_flight += 1
+        self.was_new = True
 
     def begin_due(self, now_s: float) -> bytes | None:
         """Send a record off again; gives its entry id, None when none is due or none may go."""
         if not self._due or self._due[0][0] > now_s or not self.free(now_s):
             return None
         self.in_flight += 1
+        self.was_new = False
         return heapq.heappop(self._due)[1]
 
     def delivered(self, entry_id: bytes) -> None:
