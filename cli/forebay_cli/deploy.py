@@ -166,15 +166,18 @@ def deploy(
 
 
 def deploy_package(client: Client, name: str, built: Built | None, options: DeployOptions) -> dict[str, Any]:
-    """Deploy a package, or an image. Returns the function once the new code is what answers. Raises UserError."""
-    client.put_function(name, put_document(built, options))
+    """Deploy a package, or an image. Returns the function, and the deployment's `warnings`, once the new code answers.
+
+    Raises UserError.
+    """
+    warnings = client.put_function(name, put_document(built, options))["warnings"]
     deadline = time.monotonic() + APPLIED_MAX_S
     while True:
         function = client.function(name)
         if state := _settled(function):
             if state == "Failed":
                 raise UserError(f"{name} failed: {function.get('state_reason') or function.get('update_reason')}")
-            return function
+            return {**function, "warnings": warnings}
         if time.monotonic() > deadline:
             raise UserError(f"{name}: earlier code still runs after {APPLIED_MAX_S:.0f} s: see `forebay status {name}`")
         time.sleep(POLL_S)  # the API has no way to wait for a change

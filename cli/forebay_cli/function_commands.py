@@ -21,8 +21,8 @@ def deploy_and_tell(client: Client, name: str, path: Path | None, options: Deplo
     """Deploy, with progress on stderr and the line that calls it on stdout."""
     function = deploy(client, name, path, options, note)
     note(f"{name} is deployed ({', '.join(_program(function))})")
-    if function.get("warning"):
-        note(function["warning"])
+    for warning in function["warnings"]:
+        note(warning)
     print(how_to_call(client, name))
 
 

@@ -9,6 +9,7 @@ from forebay_controller import destination_text, settings_rules
 from forebay_controller.authenticator import Grant
 from forebay_controller.cluster import egress_text
 from forebay_controller.code_package import CodePackage, decode_base64, read_package
+from forebay_controller.management import Functions
 from forebay_controller.settings_rules import SettingError
 from forebay_controller.v1_errors import V1Error
 from forebay_controller.v1_models import FunctionInput
@@ -35,6 +36,13 @@ def check_destinations(wanted: FunctionInput, grant: Grant) -> None:
         kind, name = destination_text.split(text or "")
         if kind == destination_text.FUNCTION and not grant.may_send_to(name):
             raise V1Error("forbidden", grant.denied_text(name[:200]))
+
+
+def missing_destinations(spec: FunctionSpec, functions: Functions) -> list[str]:
+    """Functions that are destinations and not there: they may come later, as in a folder of manifests."""
+    found = (destination_text.split(text) for text in (spec.async_.on_success, spec.async_.on_failure))
+    names = dict.fromkeys(name for kind, name in found if kind == destination_text.FUNCTION)
+    return [f"There is no function {name} yet to send records to" for name in names if functions.find(name) is None]
 
 
 def new_function(namespace: str, name: str, wanted: FunctionInput, package: CodePackage | None) -> FunctionSpec:

@@ -18,7 +18,7 @@ from forebay_controller.logs_text import as_text
 from forebay_controller.management import Functions, Instances, ManagementSettings
 from forebay_controller.request_body import RequestBodies
 from forebay_controller.v1_access import functions_of, not_found, require
-from forebay_controller.v1_changes import changed, new_function, read_put
+from forebay_controller.v1_changes import changed, check_destinations, missing_destinations, new_function, read_put
 from forebay_controller.v1_errors import V1Error
 from forebay_controller.v1_models import (
     ErrorOutput,
@@ -119,6 +119,7 @@ class V1Api:
             # Megabytes of JSON, base64 and zip would stall every other request.
             wanted, package = await asyncio.to_thread(read_put, body, has_pods=has_pods)
             del body
+            check_destinations(wanted, context_of(request.scope).grant)
             warning = await asyncio.to_thread(self._settings.runtime_warning, wanted.runtime or "")
             existed = False
 
@@ -133,7 +134,7 @@ class V1Api:
         return PutOutput(
             **FunctionOutput.members_of(spec, functions.place, has_pods=has_pods),
             result="updated" if existed else "created",
-            warnings=[spec.warning] if spec.warning else [],
+            warnings=[*([spec.warning] if spec.warning else []), *missing_destinations(spec, functions)],
         )
 
     async def delete_function(self, name: str, request: Request) -> None:
