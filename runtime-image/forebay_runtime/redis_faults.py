@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 _PASSING = (
     "NOSCRIPT", "LOADING", "BUSY ", "OOM ", "MISCONF", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN",
-    "NOAUTH", "WRONGPASS", "NOPERM",
+    "NOREPLICAS", "NOAUTH", "WRONGPASS", "NOPERM",
 )  # fmt: skip
 """Redis was restarted, is full or is failing over. Users stand in no append-only file and reach no replica: until the
 controller has set ours there again it is not known (WRONGPASS, NOAUTH) or may do nothing yet (NOPERM)."""

@@ -24,6 +24,7 @@ from forebay_runtime.reading import (
     Read,
     ReadingOrder,
 )
+from forebay_runtime.settings import RedisCredentials
 from forebay_runtime.slots import DYING, FAILED, READY, STARTING, Slot, choose
 from support.crashing_redis import RecordingLink
 
@@ -273,9 +274,8 @@ def test_a_list_of_leases_that_redis_refused_is_asked_for_again_before_anything_
     loop = Loop()
     named = {"prefix": "p", "namespace": "default", "name": "f", "uid": "u", "version": "$LATEST", "instance_id": "i"}
     nobody: Any = None
-    reader = QueueReader(
-        loop, cast("Any", SimpleNamespace(**named)), nobody, Console("f", "i"), Leases(), nobody, nobody
-    )
+    settings: Any = SimpleNamespace(**named)
+    reader = QueueReader(loop, settings, RedisCredentials({}), Console("f", "i"), Leases(), nobody, nobody)
     link = RecordingLink()
     reader.link = cast("Any", link)
     reader.set_clock(0.0, 0.0)
