@@ -20,6 +20,7 @@ from forebay_common import limits, scripts
 from forebay_common.keys import GROUP, FunctionKeys, PlatformKeys
 from forebay_common.record import Invocation
 from forebay_common.redis_client import checked, command, pipeline, run, run_many
+from forebay_common.redis_cluster import holder_of
 from forebay_common.tlv import CodecError
 
 CONTROLLER_CONSUMER = "controller"
@@ -320,8 +321,9 @@ async def _unlink_tag(redis: Redis, keys: FunctionKeys) -> None:
     pattern = "".join(f"\\{char}" if char in "*?[]\\^" else char for char in keys.base) + ":*"
     last = {keys.code_index().encode(), keys.spec().encode()}
     cursor: Any = 0
+    server = await holder_of(redis, keys.base)
     for _ in range(_SCAN_ROUNDS_MAX):
-        cursor, found = await command(redis, "SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
+        cursor, found = await command(server, "SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
         remove = [key for key in found if key not in last]
         if remove:
             await command(redis, "UNLINK", *remove)

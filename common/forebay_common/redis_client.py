@@ -1,6 +1,6 @@
 """The controller's way to Redis: a client that never repeats a command by itself, and what it is used by."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import ConnectionPool, Redis
@@ -8,9 +8,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
-from forebay_common.redis_connections import Primary, PrimaryConnection, TlsPrimaryConnection
+from forebay_common.redis_cluster import ClusterRedis, Part, pipeline
+from forebay_common.redis_connections import (
+    FoundConnection,
+    Losses,
+    PrimaryConnection,
+    TlsFoundConnection,
+    TlsPrimaryConnection,
+)
 from forebay_common.redis_sentinel import Sentinels
 from forebay_common.redis_settings import CONNECT_TIMEOUT_S, RedisSettings
+from forebay_common.redis_topology import Topology
 from forebay_common.scripts import Script, load_all
 
 __all__ = ["Call", "Part", "RedisSettings", "checked", "command", "connect", "pipeline", "run", "run_many"]
@@ -18,8 +26,6 @@ __all__ = ["Call", "Part", "RedisSettings", "checked", "command", "connect", "pi
 COMMAND_TIMEOUT_S = 10.0
 """Above `BLOCK_MS`, so that a blocking read ends by itself."""
 
-Part = str | bytes | float
-"""A command's name or one of its arguments."""
 Call = tuple[Script, Sequence[str], Sequence[Part]]
 """A script with its keys and arguments."""
 
@@ -45,9 +51,14 @@ def connect(settings: RedisSettings) -> Redis:
     if settings.tls and settings.ca_file is not None:
         options["ssl_ca_certs"] = settings.ca_file
     if settings.sentinel_master is not None:
-        kind = TlsPrimaryConnection if settings.tls else PrimaryConnection
-        primary = Primary(Sentinels(settings).primary)
-        return Redis.from_pool(ConnectionPool(connection_class=kind, primary=primary, **options))
+        kind: type[FoundConnection] = TlsPrimaryConnection if settings.tls else PrimaryConnection
+        where = Sentinels(settings).primary
+        return Redis.from_pool(ConnectionPool(connection_class=kind, where=where, losses=Losses(), **options))
+    if settings.is_cluster:
+        kind = TlsFoundConnection if settings.tls else FoundConnection
+        topology = Topology(settings)
+        any_node = ConnectionPool(connection_class=kind, where=topology.any_primary, **options)
+        return ClusterRedis(settings, topology, any_node, connect)
     if settings.host is None:
         return Redis(unix_socket_path=settings.unix_socket, **options)
     return Redis(host=settings.host, port=settings.port, ssl=settings.tls, **options)
@@ -56,18 +67,6 @@ def connect(settings: RedisSettings) -> Redis:
 async def command(redis: Redis, *parts: Part) -> Any:
     """One command, with redis-py's answer for it. redis-py's own methods promise str where this client gives bytes."""
     return await redis.execute_command(*parts)  # type: ignore[no-untyped-call]
-
-
-async def pipeline(redis: Redis, commands: Iterable[Sequence[Part]], *, transaction: bool = False) -> list[Any]:
-    """Several commands in one write; all or nothing with `transaction`.
-
-    An answer that is an error stands in the list as its exception, so that the others are not lost with it; a
-    transaction that was not executed raises. Raises redis.exceptions.RedisError.
-    """
-    async with redis.pipeline(transaction=transaction) as pipe:
-        for parts in commands:
-            pipe.execute_command(*parts)
-        return await pipe.execute(raise_on_error=False)
 
 
 def checked(answers: Sequence[Any]) -> Sequence[Any]:

@@ -1,4 +1,7 @@
-"""redis-py's connections, to a server that is looked for anew at each connection: the primary that sentinels know."""
+"""redis-py's connections, to a server that is looked for anew at each connection.
+
+The primary that sentinels know, or any node of a Cluster for what concerns no key.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,37 +14,54 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from forebay_common.redis_sentinel import is_primary
 from forebay_common.redis_settings import Address
 
+Where = Callable[[], Awaitable[Address]]
+"""Finds the server to connect to now. Raises OSError."""
 
-class Primary:
-    """Where the primary is, for all connections of a client.
 
-    `losses` counts what says that it may be another one by now; a connection from before is made anew when it is
-    used next. Else each of them would cost a command of its own, or, on a server that is silent, that one's timeout.
+class FoundConnection(Connection):
+    """A connection to the server that `where` finds."""
+
+    def __init__(self, *, where: Where, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._where = where
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self._where()
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+
+class TlsFoundConnection(FoundConnection, SSLConnection):
+    """The same with TLS."""
+
+
+class Losses:
+    """Counts, for all connections of a client, what says that the primary may be another server by now.
+
+    A connection from before is made anew when it is used next. Else each of them would cost a command of its own, or,
+    on a server that is silent, that one's timeout.
     """
 
-    def __init__(self, where: Callable[[], Awaitable[Address]]) -> None:
-        self.where = where
-        self.losses = 0
+    def __init__(self) -> None:
+        self.count = 0
 
 
-class PrimaryConnection(Connection):
+class PrimaryConnection(FoundConnection):
     """A connection to the primary; it is not up before the server itself has said that it is one."""
 
-    def __init__(self, *, primary: Primary, **settings: Any) -> None:
+    def __init__(self, *, losses: Losses, **settings: Any) -> None:
         super().__init__(**settings)
-        self._primary = primary
+        self._losses = losses
         self._made_after = 0
 
     async def connect(self) -> None:
         """Connect, or see that the connection is from after the last loss. Raises redis.exceptions.RedisError."""
-        if self.is_connected and self._made_after != self._primary.losses:
+        if self.is_connected and self._made_after != self._losses.count:
             await self.disconnect()
         await super().connect()  # type: ignore[no-untyped-call]
 
     async def _connect(self) -> None:
-        self._made_after = self._primary.losses
-        self.host, self.port = await self._primary.where()
-        await super()._connect()  # type: ignore[no-untyped-call]
+        self._made_after = self._losses.count
+        await super()._connect()
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
         """Log in, then make sure of the server's role."""
@@ -55,11 +75,11 @@ class PrimaryConnection(Connection):
         try:
             return await super().read_response(*arguments, **options)
         except ReadOnlyError as error:
-            self._primary.losses += 1
+            self._losses.count += 1
             await self.disconnect(nowait=True)
             raise RedisConnectionError(f"{self.host}:{self.port} is not the primary any more") from error
         except (RedisConnectionError, RedisTimeoutError):
-            self._primary.losses += 1
+            self._losses.count += 1
             raise
 
 

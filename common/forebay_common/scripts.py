@@ -75,7 +75,17 @@ def source(script: Script) -> str:
 
 
 async def load_all(redis: "Redis") -> None:
-    """Make every script known to Redis. Raises RuntimeError when a file and its hash here do not belong together."""
+    """Make every script known to Redis: to all nodes of a Cluster, since a replica may be the next primary.
+
+    Raises RuntimeError when a file and its hash here do not belong together, and redis.exceptions.RedisError.
+    """
+    from forebay_common.redis_cluster import servers_of  # noqa: PLC0415 - a runtime has no redis-py
+
+    for server in await servers_of(redis, replicas=True):
+        await _load_all(server)
+
+
+async def _load_all(redis: "Redis") -> None:
     async with redis.pipeline(transaction=False) as pipe:
         for script in ALL:
             pipe.script_load(source(script))

