@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from forebay_common.keys import DEFAULT_PREFIX, RECORD_FIELD, PlatformKeys
+from forebay_common.keys import DEFAULT_PREFIX, GROUP, RECORD_FIELD, PlatformKeys
 from forebay_common.queue import VersionQueue
 from forebay_common.record import Invocation
 from forebay_common.redis_client import command
@@ -31,8 +31,8 @@ async def function_queues(redis: Redis) -> dict[str, VersionQueue]:
     return {entry.name: VersionQueue(PLATFORM.function(entry.namespace, entry.name, entry.uid)) for entry in entries}
 
 
-async def unfinished(redis: Redis, queues: dict[str, VersionQueue]) -> dict[str, tuple[int, int, int]]:
-    """By function what is not done: sync calls, async events, delayed events; nothing for one with none."""
+async def unfinished(redis: Redis, queues: dict[str, VersionQueue]) -> dict[str, str]:
+    """By function what is not done, and which instances hold how much of it; nothing for one with none."""
     found = {}
     for name, queue in queues.items():
         counts = (
@@ -41,8 +41,15 @@ async def unfinished(redis: Redis, queues: dict[str, VersionQueue]) -> dict[str,
             await command(redis, "ZCARD", queue.delayed),
         )
         if any(counts):
-            found[name] = counts
+            holders = {**await _holders(redis, queue.sync), **await _holders(redis, queue.async_)}
+            found[name] = "{} sync, {} async, {} delayed; held: {}".format(*counts, holders)
     return found
+
+
+async def _holders(redis: Redis, stream: str) -> dict[str, int]:
+    """How many entries of a stream each instance holds."""
+    pending = await redis.xpending(stream, GROUP)
+    return {holder["name"].decode(): holder["pending"] for holder in pending["consumers"] or ()}
 
 
 async def dead_letters(redis: Redis, queues: dict[str, VersionQueue], idents: dict[str, str]) -> list[DeadLetter]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +15,14 @@ from redis.exceptions import RedisError
 
 from support.waiting import wait_until_async
 
-from . import functions, plan, queues
+from . import functions, plan, queues, starvation
 from .executions import Executions
 from .faults import Faults, timeline
 from .load import Load
+from .parts import Process
 from .plan import FUNCTIONS, Plan
 from .rig import Rig
+from .starvation import Starvation
 from .verdict import Evidence, Verdict, judge
 
 QUIET_MAX_S = 100.0
@@ -46,10 +50,10 @@ class Outcome:
 
 
 class Watch:
-    """Looks on: remembers processes, how late this program was, and how often Valkey's fsync was delayed."""
+    """Looks on: remembers processes, who had no CPU, and how often Valkey's fsync was delayed."""
 
     def __init__(self, rig: Rig) -> None:
-        self.late_s = 0.0
+        self.starvation = Starvation()
         self.fsync_delayed = 0
         self._rig = rig
         self._seen = 0
@@ -59,13 +63,20 @@ class Watch:
         redis = self._rig.connect()
         try:
             while True:
-                self._rig.tree.look()
+                self._look(self._rig.tree.look())
                 self._note(await _delayed_fsyncs(redis))
-                before_s = time.monotonic()
                 await asyncio.sleep(WATCH_S)
-                self.late_s = max(self.late_s, time.monotonic() - before_s - WATCH_S)
         finally:
             await redis.aclose()
+
+    def _look(self, processes: Sequence[Process]) -> None:
+        parts = [(os.getpid(), starvation.CALLERS)]
+        for process in processes:
+            if process.part == plan.GATEWAY:
+                parts.append((process.pid, self._rig.urls[self._rig.is_second(process.pid)]))
+            elif process.part in {plan.CONTROLLER, plan.VALKEY}:
+                parts.append((process.pid, process.part))
+        self.starvation.look(time.monotonic(), parts)
 
     def _note(self, count: int | None) -> None:
         if count is not None:
@@ -126,12 +137,12 @@ async def _run(rig: Rig, executions: Executions, outcome: Outcome) -> None:
                 entries=executions.entries(),
                 dead=await queues.dead_letters(redis, found, idents),
                 hits=faults.hits,
-                slack_s=watch.late_s,
+                starvation=watch.starvation,
                 loss_allowed=killed_everysec and watch.fsync_delayed > 0,
             )
         )
         outcome.verdict.violations += [
-            f"not done after {QUIET_MAX_S:.0f} s: {name} {left}" for name, left in stuck.items()
+            f"not done after {QUIET_MAX_S:.0f} s: {name}: {left}" for name, left in stuck.items()
         ]
         await _left_over(rig, redis, outcome.verdict)
     finally:
@@ -151,7 +162,7 @@ async def _create_functions(rig: Rig, ledger: str) -> None:
         await asyncio.to_thread(rig.platform.api, "PUT", f"/v1/functions/{function.name}", body)
 
 
-async def _quiet(redis: Redis) -> dict[str, tuple[int, int, int]]:
+async def _quiet(redis: Redis) -> dict[str, str]:
     """Wait until nothing is queued, running or delayed; what is left when that does not come."""
     found = await queues.function_queues(redis)
 

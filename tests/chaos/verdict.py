@@ -14,6 +14,7 @@ from .executions import END, FAIL, START, Entry
 from .faults import Hit
 from .load import Call
 from .queues import DeadLetter
+from .starvation import CALLERS, Starvation
 
 LEASE_S = LEASE_MS / 1000
 LATE_MAX_S = 1.0
@@ -29,13 +30,13 @@ NOT_ACCEPTED = "was not accepted"
 
 @dataclass(slots=True)
 class Evidence:
-    """What is known after a run. `slack_s`: how late this program itself has been at most."""
+    """What is known after a run. `loss_allowed`: Redis was killed while what it had accepted was not on disk."""
 
     calls: Sequence[Call]
     entries: Sequence[Entry]
     dead: Sequence[DeadLetter]
     hits: Sequence[Hit]
-    slack_s: float = 0.0
+    starvation: Starvation = field(default_factory=Starvation)
     loss_allowed: bool = False
 
 
@@ -117,9 +118,17 @@ def _waited(case: _Case, evidence: Evidence, verdict: Verdict) -> None:
         for hit in evidence.hits
         if hit.how == plan.PAUSE and hit.url == call.url and hit.touches(call.sent_s, call.answered_s)
     )
-    allowed_s = (call.plan.wait_s if call.plan.sync else ACCEPT_MAX_S) + LATE_MAX_S + held_s + evidence.slack_s
+    wait_s = call.plan.wait_s if call.plan.sync else ACCEPT_MAX_S
+    # On its way to the gateway, where the wait begins, and from its end on: what is in between is within the wait.
+    starved_s = _starved(evidence, call, call.sent_s, call.sent_s + LATE_MAX_S)
+    starved_s += _starved(evidence, call, call.sent_s + wait_s, call.answered_s)
+    allowed_s = wait_s + LATE_MAX_S + held_s + starved_s
     if waited_s > allowed_s:
         verdict.wrong(f"{case.name} waited {waited_s:.2f} s, allowed {allowed_s:.2f} s: {case.story}")
+
+
+def _starved(evidence: Evidence, call: Call, begin_s: float, end_s: float) -> float:
+    return evidence.starvation.during(begin_s, end_s, CALLERS, plan.VALKEY, call.url)
 
 
 def _refused_runs(case: _Case, verdict: Verdict) -> None:
@@ -162,7 +171,9 @@ def _told_at_once(case: _Case, evidence: Evidence, verdict: Verdict) -> None:
             if (other.part in {plan.CONTROLLER, plan.VALKEY} or other.url == case.call.url)
             and other.touches(hit.begin_s - DETECTION_S, hit.begin_s + DETECTION_S)
         ]
-        if told_s > DETECTION_S + evidence.slack_s and not others:
+        starved_s = _starved(evidence, case.call, hit.begin_s, case.call.answered_s)
+        starved_s += evidence.starvation.during(hit.begin_s, case.call.answered_s, plan.CONTROLLER)
+        if told_s > DETECTION_S + starved_s and not others:
             verdict.wrong(f"{case.name} was told {told_s:.2f} s after its instance was killed: {case.story}")
 
 
@@ -207,7 +218,7 @@ def _repeated(case: _Case, evidence: Evidence, verdict: Verdict) -> None:
         if _is_retry(case, before, start) or case.function.kind == "poison":
             continue
         verdict.duplicates += 1
-        if _explained(before, start.at_s, evidence):
+        if _explained(before, start.at_s, case, evidence):
             verdict.explained += 1
         else:
             verdict.wrong(f"{case.name} ran again without a fault that explains it: {case.story}")
@@ -226,11 +237,13 @@ def _is_retry(case: _Case, before: Entry, start: Entry) -> bool:
     )
 
 
-def _explained(before: Entry, until_s: float, evidence: Evidence) -> bool:
+def _explained(before: Entry, until_s: float, case: _Case, evidence: Evidence) -> bool:
+    starved_s = _starved(evidence, case.call, before.at_s, until_s)
+    starved_s += evidence.starvation.during(before.at_s, until_s, plan.CONTROLLER)
     return any(
         (hit.instance == before.instance or hit.part == plan.VALKEY)
         and hit.touches(before.at_s - LATE_MAX_S, until_s)
-        and until_s - hit.end_s <= LEASE_S + LATE_MAX_S + evidence.slack_s + plan.RETRY_DELAYS_S[0]
+        and until_s - hit.end_s <= LEASE_S + LATE_MAX_S + starved_s + plan.RETRY_DELAYS_S[0]
         for hit in evidence.hits
     )
 
