@@ -155,7 +155,6 @@ def _letter(entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     raw, reason = fields[RECORD_FIELD.encode()], fields[b"reason"].decode()
     try:
         record = Invocation.decode(raw)
-        frame = frame_of(fields.get(b"f", b""))
     except CodecError as error:
         _log.warning("dead letter cannot be read: %s", error)
         ident = raw[INVOCATION_ID_OFFSET : INVOCATION_ID_OFFSET + _ID_BYTES]
@@ -169,5 +168,5 @@ def _letter(entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
         payload=record.payload,
         claim=record.claim,
         group_hash=record.group_hash,
-        frame=frame,
+        frame=frame_of(fields.get(b"f", b"")),
     )

@@ -4,6 +4,7 @@
 it in the same step as the place itself.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,8 +15,9 @@ from redis.asyncio import Redis
 from forebay_common import scripts
 from forebay_common.frames import ReplyFrame
 from forebay_common.queue import VersionQueue
-from forebay_common.record import Invocation, accepted_ms
+from forebay_common.record import ATTEMPT_OFFSET, FIRST_ACCEPTED_OFFSET, INVOCATION_ID_OFFSET, Invocation
 from forebay_common.redis_client import run, run_many
+from forebay_common.tlv import CodecError
 
 QUEUED = "queued"
 RUNNING = "running"
@@ -29,6 +31,8 @@ _WAITING = "waiting"
 _ENDED = "ended"
 _TRIM_BATCH = 100
 _TRIMS_MAX = 100
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Cancellation:
 async def find_event(redis: Redis, queue: VersionQueue, ids: Sequence[bytes]) -> list[EventState | None]:
     """The events with these invocation ids (16 bytes each), in one round trip; None for those not known (any more).
 
-    Raises redis.exceptions.RedisError, CodecError when a record or frame is a newer release's.
+    Raises redis.exceptions.RedisError.
     """
     return [None if answer is None else _state(answer) for answer in await _find(redis, queue, ids)]
 
@@ -114,8 +118,14 @@ async def trim_ended(redis: Redis, queue: VersionQueue, retention_ms: int) -> in
 
 
 def frame_of(data: bytes) -> ReplyFrame | None:
-    """A kept reply frame; None where none was kept. Raises CodecError."""
-    return ReplyFrame.decode(data) if data else None
+    """A kept reply frame; None where none was kept, or a newer release's."""
+    if not data:
+        return None
+    try:
+        return ReplyFrame.decode(data)
+    except CodecError as error:
+        _log.warning("a kept reply cannot be read: %s", error)
+        return None
 
 
 async def _find(redis: Redis, queue: VersionQueue, ids: Sequence[bytes]) -> list[Any]:
@@ -137,13 +147,13 @@ def _state(answer: list[Any]) -> EventState:
             entry_id=entry_id,
         )
     place, entry_id, consumer, due_ms, raw = answer
-    record = Invocation.decode(raw)
-    running = bool(consumer)
     status = {_WAITING: QUEUED, "cancelling": RUNNING}.get(place.decode(), place.decode())
+    # What lies at these offsets is the same in a newer release's record.
+    moved_ms = int.from_bytes(raw[FIRST_ACCEPTED_OFFSET:INVOCATION_ID_OFFSET], "big")
     return EventState(
         status,
-        record.attempt + running,
-        record.first_accepted_ms if not entry_id else accepted_ms(entry_id, record),
+        raw[ATTEMPT_OFFSET] + bool(consumer),
+        moved_ms or int(entry_id.split(b"-", 1)[0]),
         due_ms=due_ms if due_ms >= 0 else None,
         instance=consumer.decode(),
         reason=CANCELLING if place == b"cancelling" else "",

@@ -27,7 +27,7 @@ ACCESS_KEY_ID = "AWS_ACCESS_KEY_ID"
 SECRET_ACCESS_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the variable's name
 _USER_INFIX = "-fn-"
 _UID_CHARS = 8
-_READ_AND_WRITTEN = ("q:*", "instance:*", "body:*", "result:*", "once:*")
+_READ_AND_WRITTEN = ("q:*", "instance:*", "body:*", "result:*")
 _COMMANDS = (
     "evalsha", "time", "xreadgroup", "xack", "xdel", "xadd", "xpending", "xrange", "xclaim", "xgroup|create",
     "xgroup|delconsumer", "xlen", "zadd", "get", "set", "unlink", "expire", "pexpire", "hset", "hget", "hdel",
@@ -73,6 +73,7 @@ def acl_rules(platform: PlatformKeys, spec: FunctionSpec, password: str) -> tupl
         *(f"~{base}:{own}" for own in _READ_AND_WRITTEN),
         *(f"+{command}" for command in _COMMANDS),
         f"(+get %R~{base}:code:*)",
+        f"(+set +unlink ~{base}:once:*)",
         f"(+rpush ~{platform.prefix}:reply:*)",
     )
 
