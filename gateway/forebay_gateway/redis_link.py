@@ -47,8 +47,29 @@ def ignore(_reply: object) -> None:
     """The sink for replies that change nothing for the caller."""
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Nobody wants to be told."""
+
+
+class Commands(Protocol):
+    """What commands are written to: a link, or what leads to one of several."""
+
+    def write(self, parts: Sequence[bytes], *sinks: Sink) -> None:
+        """Send packed commands, given as pieces, with one sink for each. Raises NotConnected."""
+
+
+class Link(Commands, Protocol):
+    """A way to Redis from its start to its end."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether commands go out now."""
+
+    def start(self) -> None:
+        """Begin to connect; returns at once. Within a running event loop."""
+
+    async def close(self) -> None:
+        """Send what has been written, then end the connection."""
 
 
 class Place(Protocol):
@@ -59,6 +80,9 @@ class Place(Protocol):
 
     async def find(self) -> Address:
         """The server to connect to now. Raises OSError when that cannot be found out."""
+
+    def is_stale(self) -> bool:
+        """Whether the server that was found last is known to be the wrong one by now."""
 
     def is_left(self, error: str) -> bool:
         """Whether an answer that is this error says that the server is the wrong one (by now): look for it anew."""
@@ -79,8 +103,8 @@ class RedisLink:
         *,
         place: Place | None = None,
         reply_deadline_s: float = REPLY_DEADLINE_S,
-        on_up: Callable[[], None] = _nothing,
-        on_down: Callable[[], None] = _nothing,
+        on_up: Callable[[], None] = nothing,
+        on_down: Callable[[], None] = nothing,
         on_message: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
         self._settings = settings
@@ -167,7 +191,7 @@ class RedisLink:
         """Return when the connection is gone; give it up when it owes replies and stays silent."""
         while not connection.lost.done():
             await asyncio.wait((connection.lost,), timeout=WATCH_S)
-            if connection.silent_s() > self._reply_deadline_s:
+            if connection.silent_s() > self._reply_deadline_s or (self._place is not None and self._place.is_stale()):
                 connection.abort()
 
 

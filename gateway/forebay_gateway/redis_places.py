@@ -2,7 +2,8 @@
 
 from forebay_common.redis_sentinel import Sentinels
 from forebay_common.redis_settings import Address, RedisSettings
-from forebay_gateway.redis_link import Place
+from forebay_common.redis_slots import MOVED, redirect, slot_of
+from forebay_common.redis_topology import Topology
 
 
 class PrimaryPlace:
@@ -17,11 +18,40 @@ class PrimaryPlace:
         """Where it is now, by the sentinels' word. Raises OSError."""
         return await self._sentinels.primary()
 
+    def is_stale(self) -> bool:
+        """Sentinels tell of a failover only when they are asked; the old primary's connections break by it."""
+        return False
+
     def is_left(self, error: str) -> bool:
         """A server that was the primary refuses to write once it is a replica."""
         return error.startswith("READONLY")
 
 
-def place_of(settings: RedisSettings) -> Place | None:
-    """Where links find the server of an installation that is no Cluster; None: where the settings say."""
-    return PrimaryPlace(settings) if settings.sentinel_master is not None else None
+class SlotPlace:
+    """The node of a Cluster that has a key's slot."""
+
+    must_be_primary = False
+
+    def __init__(self, topology: Topology, key: str) -> None:
+        self._topology = topology
+        self._slot = slot_of(key.encode())
+        self._found: Address | None = None
+
+    async def find(self) -> Address:
+        """Where it is now; asked anew at each connection but the first. Raises OSError."""
+        if self._found is not None:
+            await self._topology.look()
+        self._found = await self._topology.locate(self._slot)
+        return self._found
+
+    def is_stale(self) -> bool:
+        """Whether another connection has learnt meanwhile that the slot is elsewhere."""
+        return self._topology.owner(self._slot) not in {None, self._found}
+
+    def is_left(self, error: str) -> bool:
+        """A node that has given the slot away says who has it."""
+        to = redirect(error)
+        if to is None or to.kind != MOVED or self._found is None:
+            return False
+        self._topology.follow(to, self._found)
+        return True
