@@ -13,8 +13,11 @@ ANSWER_TIMEOUT_S = 3.0
 _REFUSALS = ("WRONGPASS", "NOAUTH", "ERR AUTH", "NOPERM")
 
 
-def configuration(socket: Path, password: str, folder: Path) -> str:
-    """valkey.conf: a Unix socket and no TCP, everything that was acknowledged in the append-only file."""
+def configuration(socket: Path, password: str, folder: Path, *, fsync: bool = False) -> str:
+    """valkey.conf: a Unix socket and no TCP, everything that was acknowledged in the append-only file.
+
+    `fsync`: on the disk before it is acknowledged, not within about a second.
+    """
     lines = [
         "port 0",
         f"unixsocket {socket}",
@@ -22,7 +25,7 @@ def configuration(socket: Path, password: str, folder: Path) -> str:
         f"requirepass {password}",
         f'dir "{folder}"',
         "appendonly yes",
-        "appendfsync everysec",
+        f"appendfsync {'always' if fsync else 'everysec'}",
         'save ""',
         "maxmemory-policy noeviction",
         "databases 1",

@@ -68,6 +68,10 @@ def up(
         str | None,
         typer.Option(help="Use this Redis instead of the embedded Valkey: redis://HOST:PORT/0, redis+sentinel://…"),
     ] = None,
+    durability: Annotated[
+        str,
+        typer.Option(help="Where an accepted event is: process (in Redis), fsync (on its disk), replica."),
+    ] = defaults.DURABILITY,
     async_retry_delays: Annotated[
         str, typer.Option(help="Seconds before each retry of a failed async event.")
     ] = defaults.ASYNC_RETRY_DELAYS,
@@ -110,6 +114,7 @@ def up(
     from forebay_cli.up import run  # noqa: PLC0415
     from forebay_cli.up_options import (  # noqa: PLC0415
         UpOptions,
+        check_durability,
         check_log_level,
         parse_auth,
         parse_outbound_allow,
@@ -122,6 +127,7 @@ def up(
             host=host,
             port=port,
             redis=None if redis is None else parse_redis_url(redis),
+            durability=check_durability(durability, embedded=redis is None),
             retry_delays_s=parse_retry_delays(async_retry_delays),
             watch=None if watch is None else watch.resolve(),
             allowed_hosts=tuple(allowed_host or ()),

@@ -30,6 +30,7 @@ from forebay_cli.processes import Child, ProcessTable, become_subreaper, raise_o
 from forebay_cli.restarts import RestartPolicy
 from forebay_cli.up_options import (
     ACCOUNT,
+    FSYNC,
     REGION,
     UpOptions,
     check_address,
@@ -194,7 +195,9 @@ class Supervisor:
         folder.mkdir(exist_ok=True, mode=0o700)
         password = secrets.token_hex(32)
         socket = self._sockets / "valkey.sock"
-        file = self._write_private("valkey.conf", embedded_valkey.configuration(socket, password, folder))
+        fsync = self.options.durability == FSYNC
+        text = embedded_valkey.configuration(socket, password, folder, fsync=fsync)
+        file = self._write_private("valkey.conf", text)
         args = [str(embedded_valkey.binary()), str(file)]
 
         def start() -> Child:
@@ -275,6 +278,7 @@ class Supervisor:
             "host": self.options.host,
             "port": self.port,
             "allowed_hosts": gateway_allowed_hosts(self.options),
+            "durability": self.options.durability,
         }
 
     def _controller_document(self, redis: RedisSettings) -> dict[str, Any]:

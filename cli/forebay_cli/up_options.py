@@ -16,6 +16,7 @@ PORT_MAX = 65_535
 LOG_LEVELS = ("debug", "info", "warning", "error")
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
+PROCESS, FSYNC, REPLICA = "process", "fsync", "replica"
 _AUTH = {"required": True, "off": False}
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})")
 RETRY_DELAY_MAX_S = 21_600.0
@@ -26,14 +27,16 @@ RETRY_DELAY_MAX_S = 21_600.0
 class UpOptions:
     """What `up` was asked for. `redis` None: the embedded Valkey. `port` 0: any free one.
 
-    `auth`: whether calls need a credential; None: beyond loopback only. `outbound_allow`: hosts, addresses and networks
-    that are not public and that the platform may post to all the same.
+    `durability`: where an event is once it is accepted. `auth`: whether calls need a credential; None: beyond loopback
+    only. `outbound_allow`: hosts, addresses and networks that are not public and that the platform may post to all
+    the same.
     """
 
     data_dir: Path
     host: str = defaults.HOST
     port: int = defaults.PORT
     redis: RedisSettings | None = None
+    durability: str = defaults.DURABILITY
     retry_delays_s: tuple[float, ...] = ()
     watch: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -69,6 +72,18 @@ def check_log_level(text: str) -> str:
     if level not in LOG_LEVELS:
         raise UserError(f"--log-level {text!r}: choose one of {', '.join(LOG_LEVELS)}")
     return level
+
+
+def check_durability(text: str, *, embedded: bool) -> str:
+    """`process`, `fsync` or `replica`, which the embedded Valkey has none of. Raises UserError."""
+    if text not in {PROCESS, FSYNC, REPLICA}:
+        raise UserError(f"--durability {text!r}: choose {PROCESS}, {FSYNC} or {REPLICA}")
+    if text == REPLICA and embedded:
+        raise UserError(
+            "--durability replica: the embedded Valkey has no replica; give a Redis that has one by --redis URL, or "
+            "choose fsync, which has each event on the disk before it is accepted"
+        )
+    return text
 
 
 def parse_auth(text: str | None) -> bool | None:

@@ -3,11 +3,16 @@ from pathlib import Path
 
 import pytest
 
+from forebay_cli import defaults
 from forebay_cli.embedded_valkey import configuration, parse_redis_url, server_version
 from forebay_cli.errors import UserError
 from forebay_cli.up_options import (
+    FSYNC,
+    PROCESS,
+    REPLICA,
     UpOptions,
     check_address,
+    check_durability,
     check_log_level,
     gateway_allowed_hosts,
     parse_auth,
@@ -17,6 +22,7 @@ from forebay_cli.up_options import (
     url_host,
 )
 from forebay_common.redis_settings import RedisSettings
+from forebay_gateway.durability import DURABILITIES
 
 
 @pytest.mark.parametrize(("text", "delays"), [("60,120", (60, 120)), ("0.5", (0.5,)), (" 1, 2 ", (1, 2))])
@@ -46,6 +52,18 @@ def test_hosts_addresses_and_networks_may_be_posted_to(entry: str) -> None:
 def test_what_is_none_of_them_is_refused(entry: str) -> None:
     with pytest.raises(UserError, match="a host name, an address or a network"):
         parse_outbound_allow(["127.0.0.1", entry])
+
+
+def test_an_embedded_valkey_has_no_replica() -> None:
+    assert check_durability("replica", embedded=False) == "replica"
+    assert check_durability("fsync", embedded=True) == "fsync"
+    with pytest.raises(UserError, match="no replica"):
+        check_durability("replica", embedded=True)
+
+
+def test_gateways_know_each_durability() -> None:
+    assert {PROCESS, FSYNC, REPLICA} == set(DURABILITIES)
+    assert {PROCESS} == {defaults.DURABILITY}
 
 
 def test_log_levels_are_known_ones() -> None:
@@ -166,3 +184,9 @@ def test_the_embedded_valkey_is_closed_to_the_network_and_keeps_what_it_acknowle
 
     assert {"port 0", "unixsocketperm 700", "requirepass secret", "appendonly yes", "appendfsync everysec"} < set(lines)
     assert "maxmemory-policy noeviction" in lines
+
+
+def test_the_embedded_valkey_has_it_on_the_disk_first_where_that_is_asked_for() -> None:
+    lines = configuration(Path("/r/valkey.sock"), "secret", Path("/d/valkey"), fsync=True).splitlines()
+
+    assert [line for line in lines if line.startswith("appendfsync")] == ["appendfsync always"]
