@@ -31,6 +31,7 @@ BY_KUBECTL: dict[str, Any] = {
     "retryDelaysSeconds": [1, 2.5],
     "onFailure": {"url": "https://hooks.example.com/a"},
 }
+SPEC: dict[str, Any] = {"async": BY_KUBECTL}
 
 
 class NoInstances:
@@ -48,7 +49,7 @@ async def rig(redis: Redis, prefix: str) -> AsyncIterator[SourceRig]:
     async with scripted_api_server() as server:
         made = SourceRig(server, redis, prefix)
         await made.lead()
-        made.apply("hello", **{"async": BY_KUBECTL})
+        made.apply("hello", **SPEC)
         made.apply("other")
         await made.ready("hello")
         await made.ready("other")

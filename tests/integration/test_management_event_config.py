@@ -392,7 +392,7 @@ async def test_a_credential_reaches_no_function_through_a_destination_that_it_ma
                     client.put_function_event_invoke_config, FunctionName=name, DestinationConfig=config
                 )
             except ClientError as error:
-                return error.response["Error"]["Message"]
+                return str(error.response["Error"]["Message"])
             return ""
 
         assert await answer(admin, "mine-1", "other") == ""

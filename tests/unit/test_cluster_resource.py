@@ -251,13 +251,19 @@ def test_the_settings_hash_is_what_earlier_releases_wrote() -> None:
     assert settings_hash(SPEC) == "6f7900cfe5c1e60e"
 
 
+def with_async(**members: Any) -> dict[str, Any]:
+    item = function_object()
+    item["spec"]["async"] = members
+    return item
+
+
 def test_a_retry_delay_has_one_hash_however_it_is_written() -> None:
-    whole, decimal = (function_object(**{"async": {"retryDelaysSeconds": [delay]}}) for delay in (60, 60.0))
+    whole, decimal = (with_async(retryDelaysSeconds=[delay]) for delay in (60, 60.0))
     assert settings_hash(read(whole).spec) == settings_hash(read(decimal).spec)
 
 
 def test_a_function_that_is_its_own_destination_cannot_work() -> None:
-    item = function_object(functionName="other", **{"async": {"onFailure": {"function": "other"}}})
+    item = with_async(onFailure={"function": "hello"})
     assert read(item).problem == "async.on_failure: You can't specify the function as a destination for itself."
 
 

@@ -89,10 +89,13 @@ def test_there_are_no_more_retry_delays_than_retries() -> None:
 
 @pytest.mark.parametrize("member", ["on_success", "on_failure"])
 def test_destinations_are_checked(member: str) -> None:
+    def to(text: str) -> AsyncSpec:
+        return AsyncSpec.from_members({member: text})
+
     for text in ("function:other", "stream:failures", "https://a.example/b", ""):
-        check(SPEC.with_changes(async_=AsyncSpec(**{member: text})))
-    assert refusal(async_=AsyncSpec(**{member: "sqs"})).startswith(f"async.{member}: 'sqs' is no destination")
-    itself = refusal(async_=AsyncSpec(**{member: "function:hello"}))
+        check(SPEC.with_changes(async_=to(text)))
+    assert refusal(async_=to("sqs")).startswith(f"async.{member}: 'sqs' is no destination")
+    itself = refusal(async_=to("function:hello"))
     assert itself == f"async.{member}: You can't specify the function as a destination for itself."
 
 
