@@ -308,11 +308,12 @@ def _stores() -> Iterator[Case]:
     yield Case("valkey.persistence.annotations", {"a": "b"}, VALKEY, f"{claim}/metadata/annotations")
     for value, given, line in (
         ("maxMemory", "5mb", "maxmemory 5mb"),
-        ("appendFsync", "always", "appendfsync always"),
         ("config", {"hz": "20"}, "hz 20"),
     ):
         where = "lines of ConfigMap/forebay-valkey"
         yield Case(f"valkey.{value}", given, where, "data/valkey.conf", line)
+    yield Case("durability", "fsync", GATEWAY_CONFIGURATION, "durability")
+    yield Case("durability", "fsync", "lines of ConfigMap/forebay-valkey", "data/valkey.conf", "appendfsync always")
     yield Case("valkey.stopSeconds", 7, VALKEY, f"{POD}/terminationGracePeriodSeconds")
     budget = "PodDisruptionBudget/forebay-valkey"
     yield Case("valkey.podDisruptionBudget.enabled", True, budget, "spec/maxUnavailable", 0)

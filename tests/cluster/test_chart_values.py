@@ -67,6 +67,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "redis.external.caSecretName is for TLS: write redis.external.url with rediss://",
     ),
     ({"redis": {"external": {"url": "redis://me:secret@a"}}}, "does not match pattern"),
+    ({"durability": "replica"}, "durability: replica needs a replica, which the bundled Valkey has not"),
+    (
+        {"durability": "fsync", "valkey": {"persistence": {"enabled": False}}},
+        "leave valkey.persistence.enabled at true",
+    ),
     ({"service": {"nodePort": 30080}}, "service.nodePort needs service.type NodePort or LoadBalancer"),
     ({"functionsService": {"loadBalancerClass": "a"}}, "need functionsService.type LoadBalancer"),
     ({"service": {"externalTrafficPolicy": "Local"}}, "needs service.type NodePort or LoadBalancer"),

@@ -2,6 +2,7 @@
 {{- define "forebay.checks" -}}
 {{- include "forebay.checks.names" . -}}
 {{- include "forebay.checks.redis" . -}}
+{{- include "forebay.checks.durability" . -}}
 {{- include "forebay.checks.ways-in" . -}}
 {{- $election := .Values.controller.leaderElection -}}
 {{- if not (and (lt (mulf $election.retrySeconds 1.2) (float64 $election.renewSeconds)) (lt (float64 $election.renewSeconds) (float64 $election.leaseSeconds))) -}}
@@ -38,6 +39,16 @@
 {{- end -}}
 {{- if and $external.caSecretName (not (hasPrefix "rediss://" $external.url)) -}}
 {{- fail "redis.external.caSecretName is for TLS: write redis.external.url with rediss://" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "forebay.checks.durability" -}}
+{{- $external := .Values.redis.external.url -}}
+{{- if and (eq .Values.durability "replica") (not $external) -}}
+{{- fail "durability: replica needs a replica, which the bundled Valkey has not: set redis.external.url to a Redis that has one, or durability to fsync" -}}
+{{- end -}}
+{{- if and (eq .Values.durability "fsync") (not $external) (not .Values.valkey.persistence.enabled) -}}
+{{- fail "durability: fsync keeps accepted events on a volume: leave valkey.persistence.enabled at true, or durability at process" -}}
 {{- end -}}
 {{- end -}}
 

@@ -23,6 +23,7 @@
   "metrics_port" 8483
   "allowed_hosts" $gateway.allowedHosts
   "waiting_max" $gateway.waitingMax
+  "durability" .Values.durability
   "stop_s" $gateway.stopSeconds
 -}}
 {{- $common := include "forebay.configuration.common" (dict "root" . "component" "gateway") | fromJson -}}
