@@ -61,7 +61,9 @@ def invoke(client: Client, name: str, payload: bytes, *, asynchronous: bool, log
     if log:
         note(outcome.log_tail.decode(errors="replace").rstrip("\n"))
     if asynchronous:
-        note("accepted; it runs once, and again if it fails")
+        namespace = client.connection.namespace
+        wait = f"forebay invocation wait {outcome.request_id}{f' --namespace {namespace}' if namespace else ''}"
+        note(f"accepted; it runs once, and again if it fails. Its result: {wait}")
         print(outcome.request_id)
         return 0
     sys.stdout.flush()

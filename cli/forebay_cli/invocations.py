@@ -30,7 +30,9 @@ def show(client: Client, invocation_id: str, output: Output) -> None:
     if output is Output.JSON:
         show_json(found)
         return
-    show_table(("", "VALUE"), [(name, _text(value)) for name, value in found.items() if value not in (None, "", False)])
+    show_table(
+        ("FIELD", "VALUE"), [(name, _text(value)) for name, value in found.items() if value not in (None, "", False)]
+    )
 
 
 def _text(value: Any) -> str:
