@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from forebay_common.redis_exchange import ExchangeError, ask
 from forebay_common.redis_settings import Address, RedisSettings
-from forebay_common.redis_slots import SLOTS, Redirect, SlotRange, read_slots
+from forebay_common.redis_slots import MOVED, SLOTS, Redirect, SlotRange, read_slots
 
 ANSWER_TIMEOUT_S = 2.0
 ASKED_AT_ONCE = 3
@@ -64,11 +64,18 @@ class Topology:
         await asyncio.shield(self._looking)
 
     def follow(self, redirect: Redirect, asked: Address) -> Address:
-        """Where a redirection by the node `asked` points; one of kind MOVED is remembered."""
+        """Where a redirection by the node `asked` points; one of kind MOVED is remembered.
+
+        A node that is only asked so far will have slots soon.
+        """
         address = Address(redirect.host or asked.host, redirect.port)
-        if redirect.kind == "MOVED" and self._owners[redirect.slot] != address:
+        if redirect.kind == MOVED:
+            is_news = self._owners[redirect.slot] != address
             self._owners[redirect.slot] = address
-            self.primaries |= {address}
+        else:
+            is_news = address not in self.primaries
+        self.primaries |= {address}
+        if is_news:
             self._tell()
         return address
 
