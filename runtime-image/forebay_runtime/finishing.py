@@ -9,17 +9,9 @@ from __future__ import annotations
 from hiredis import ReplyError
 
 from forebay_common import scripts
-from forebay_common.frames import (
-    ERROR_FUNCTION,
-    ERROR_NONE,
-    FLAG_COLD,
-    FLAG_PAYLOAD_OMITTED,
-    KIND_ERROR,
-    KIND_WHOLE,
-    ReplyFrame,
-)
+from forebay_common.frames import ERROR_NONE, KIND_ERROR, KIND_WHOLE, ReplyFrame
 from forebay_common.keys import GROUP
-from forebay_common.limits import CLAIM_CHECK_BYTES, CLAIM_TTL_S, RESULT_FRAME_MAX_BYTES
+from forebay_common.limits import CLAIM_CHECK_BYTES, CLAIM_TTL_S
 from forebay_common.record import ONCE, ONCE_DONE, TAG_IDEMPOTENCY, idempotency
 from forebay_runtime.leases import ASYNC, CONTROL, SYNC
 from forebay_runtime.redis_faults import passes
@@ -48,7 +40,8 @@ PAYLOAD_GONE = "PayloadGone"
 
 # A frame's head, its fields and a log tail fit beside an inline payload of this size.
 INLINE_MAX_BYTES = CLAIM_CHECK_BYTES - 8 * 1024
-_NO_TOKEN = bytes(16)
+_ARGUMENTS = b"*7\r\n"
+"""How the arguments of `finish_async` begin, packed by themselves."""
 
 
 def after_failure(attempt: int, retry_delays_ms: list[int]) -> tuple[str, int]:
@@ -60,24 +53,6 @@ def after_failure(attempt: int, retry_delays_ms: list[int]) -> tuple[str, int]:
     if attempt < len(retry_delays_ms):
         return RETRY, retry_delays_ms[attempt]
     return DEAD, 0
-
-
-def kept_frame(payload: bytes, version: str, *, failed: bool, cold: bool, duration_us: int, init_us: int) -> bytes:
-    """How an event's run ended, for whoever asks later; a payload too large to be kept is left out."""
-    flags = FLAG_COLD if cold else 0
-    if len(payload) > RESULT_FRAME_MAX_BYTES:
-        payload = b""
-        flags |= FLAG_PAYLOAD_OMITTED
-    return ReplyFrame(
-        token=_NO_TOKEN,
-        payload=payload,
-        kind=KIND_ERROR if failed else KIND_WHOLE,
-        error_kind=ERROR_FUNCTION if failed else ERROR_NONE,
-        flags=flags,
-        duration_us=duration_us,
-        init_us=init_us,
-        version_run=version,
-    ).encode()
 
 
 class _Batch:
@@ -128,6 +103,9 @@ class Finisher:
             *(self._streams[ASYNC], keys.delayed(version), keys.dead(version), keys.live(version)),
             *(keys.ended(version), keys.outbox(version), keys.groups(version), self._streams[ASYNC]),
         )
+        head = command(("EVALSHA", scripts.FINISH_ASYNC.sha, len(self._event_keys), *self._event_keys))
+        # Packing a command costs by its words, and most of this one's are the same for nearly every event.
+        self._plain_head = b"*%d\r\n" % (len(self._event_keys) + 10) + head.partition(b"\r\n")[2]
         # A sync call has no place in `live`.
         self._release_keys = ((self._streams[SYNC],) * 2, (self._streams[ASYNC], keys.live(version)))
         self._control = keys.control(consumer)
@@ -215,13 +193,16 @@ class Finisher:
             self.async_outcomes[outcome] += 1
         record = call.record
         group = record.group_hash
-        keys = self._event_keys
-        if group:
-            keys = (*keys[:-1], self._keys.group(self._version, group))
-        if record.claim:
-            keys = (*keys, f"{self._base}:{record.claim}")
         arguments = (call.entry_id, self._consumer, outcome, delay_ms, reason, frame, group)
-        evaluation = command(("EVALSHA", scripts.FINISH_ASYNC.sha, len(keys), *keys, *arguments))
+        if not group and not record.claim:
+            evaluation = self._plain_head + command(arguments)[len(_ARGUMENTS) :]
+        else:
+            keys = self._event_keys
+            if group:
+                keys = (*keys[:-1], self._keys.group(self._version, group))
+            if record.claim:
+                keys = (*keys, f"{self._base}:{record.claim}")
+            evaluation = command(("EVALSHA", scripts.FINISH_ASYNC.sha, len(keys), *keys, *arguments))
         self._scripts.append((evaluation, call))
 
     def release(self, call: Call) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hiredis import ReplyError
 
 from forebay_common import scripts
-from forebay_common.frames import ERROR_EXPIRED, ERROR_FUNCTION, ERROR_NONE, FLAG_COLD
+from forebay_common.frames import ERROR_EXPIRED, ERROR_FUNCTION, ERROR_NONE, FLAG_COLD, result_frame, version_field
 from forebay_common.keys import FunctionKeys
 from forebay_common.limits import HEARTBEAT_S
 from forebay_runtime import finishing
@@ -103,6 +103,7 @@ class Instance:
         self._refusal = ""
         self._retry_pause_s = RETRY_PAUSE_S
         self._worked = False
+        self._version_field = version_field(settings.version)
 
     @property
     def reason(self) -> str:
@@ -217,9 +218,9 @@ class Instance:
             # How long the handler takes decides how many instances a burst is worth: the first figure is urgent.
             self._announce = True
             self._beat_timer.set(self._loop.now + FIRST_RESULTS_S)
+        error_kind = ERROR_FUNCTION if failed else ERROR_NONE
+        flags = FLAG_COLD if cold else 0
         if call.kind == SYNC:
-            error_kind = ERROR_FUNCTION if failed else ERROR_NONE
-            flags = FLAG_COLD if cold else 0
             self._finisher.reply(call, payload, error_kind, flags, duration_us, init_us, ran=ran)
             return
         outcome, delay_ms = finishing.DONE, 0
@@ -227,9 +228,7 @@ class Instance:
             outcome = finishing.CANCELLED
         elif failed:
             outcome, delay_ms = finishing.after_failure(call.record.attempt, self._settings.retry_delays_ms)
-        frame = finishing.kept_frame(
-            payload, self._settings.version, failed=failed, cold=cold, duration_us=duration_us, init_us=init_us
-        )
+        frame = result_frame(payload, error_kind, flags, duration_us, init_us, self._version_field)
         self._finisher.finish_async(call, outcome, delay_ms, finishing.RETRIES_EXHAUSTED if failed else "", frame)
 
     def refuse_sync(self, call: Call, error_kind: int, reason: bytes) -> None:
