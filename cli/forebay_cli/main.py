@@ -13,6 +13,7 @@ from forebay_cli import defaults, destination_commands, event_commands
 from forebay_cli.errors import UserError
 from forebay_cli.options import Name, Namespace, OutputOption, client_of, complete_name
 from forebay_cli.output import Output
+from forebay_common import limits
 
 app = typer.Typer(
     name="forebay",
@@ -75,6 +76,22 @@ def up(
     async_retry_delays: Annotated[
         str, typer.Option(help="Seconds before each retry of a failed async event.")
     ] = defaults.ASYNC_RETRY_DELAYS,
+    result_retention: Annotated[
+        int,
+        typer.Option(
+            help="Seconds for which it is known how an async event ended.",
+            min=limits.RESULT_RETENTION_MIN_S,
+            max=limits.RESULT_RETENTION_MAX_S,
+        ),
+    ] = limits.RESULT_RETENTION_S,
+    idempotency_retention: Annotated[
+        int,
+        typer.Option(
+            help="Seconds for which an Idempotency-Key stands for its first call.",
+            min=1,
+            max=limits.IDEMPOTENCY_RETENTION_MAX_S,
+        ),
+    ] = limits.IDEMPOTENCY_RETENTION_S,
     watch: Annotated[
         Path | None,
         typer.Option(
@@ -129,6 +146,8 @@ def up(
             redis=None if redis is None else parse_redis_url(redis),
             durability=check_durability(durability, embedded=redis is None),
             retry_delays_s=parse_retry_delays(async_retry_delays),
+            result_retention_s=result_retention,
+            idempotency_retention_s=idempotency_retention,
             watch=None if watch is None else watch.resolve(),
             allowed_hosts=tuple(allowed_host or ()),
             auth=parse_auth(auth),

@@ -279,6 +279,7 @@ class Supervisor:
             "port": self.port,
             "allowed_hosts": gateway_allowed_hosts(self.options),
             "durability": self.options.durability,
+            "idempotency_retention_s": self.options.idempotency_retention_s,
         }
 
     def _controller_document(self, redis: RedisSettings) -> dict[str, Any]:
@@ -286,6 +287,7 @@ class Supervisor:
             **self._shared_document(redis),
             "gateway_url": self.url,
             "retry_delays_s": list(self.options.retry_delays_s),
+            "result_retention_s": self.options.result_retention_s,
             "outbound": {
                 "allow_http": self.options.outbound_allow_http,
                 "allowed": list(self.options.outbound_allow),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from forebay_cli import defaults
 from forebay_cli.errors import UserError
+from forebay_common.limits import IDEMPOTENCY_RETENTION_S, RESULT_RETENTION_S
 from forebay_common.redis_settings import RedisSettings
 
 PORT_MAX = 65_535
@@ -29,7 +30,8 @@ class UpOptions:
 
     `durability`: where an event is once it is accepted. `auth`: whether calls need a credential; None: beyond loopback
     only. `outbound_allow`: hosts, addresses and networks that are not public and that the platform may post to all
-    the same.
+    the same. `result_retention_s`, `idempotency_retention_s`: how long it is known how an event ended, and what was
+    accepted under a key.
     """
 
     data_dir: Path
@@ -38,6 +40,8 @@ class UpOptions:
     redis: RedisSettings | None = None
     durability: str = defaults.DURABILITY
     retry_delays_s: tuple[float, ...] = ()
+    result_retention_s: int = RESULT_RETENTION_S
+    idempotency_retention_s: int = IDEMPOTENCY_RETENTION_S
     watch: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
     auth: bool | None = None

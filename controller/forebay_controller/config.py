@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from forebay_common.keys import DEFAULT_PREFIX
+from forebay_common.limits import RESULT_RETENTION_MAX_S, RESULT_RETENTION_MIN_S, RESULT_RETENTION_S
 from forebay_common.redis_settings import RedisSettings
 from forebay_controller.controller import INSTANCES_MAX
 
@@ -33,7 +34,8 @@ class ControllerConfig:
 
     `controller_socket`: Unix socket that management calls are served on. `gateway_url`: where functions find the
     platform's Lambda API. `retry_delays_s`: before each retry of an async event. `instances_max`: of all functions
-    together. `auth`: `required` (`local_keys` in the data dir), or `off`.
+    together. `result_retention_s`: how long it is known how an async event ended. `auth`: `required` (`local_keys` in
+    the data dir), or `off`.
     """
 
     redis: RedisSettings
@@ -47,6 +49,7 @@ class ControllerConfig:
     gateway_url: str = GATEWAY_URL
     retry_delays_s: tuple[float, ...] = RETRY_DELAYS_S
     instances_max: int = INSTANCES_MAX
+    result_retention_s: float = RESULT_RETENTION_S
     log_level: str = "info"
     auth: str = AUTH_OFF
     outbound: OutboundSettings = field(default_factory=OutboundSettings)
@@ -76,9 +79,16 @@ class ControllerConfig:
             raise ValueError("retry_delays_s needs one delay at least, and none below 0")
         if config.instances_max < 1:
             raise ValueError("instances_max is 1 at least")
+        check_retention(config.result_retention_s)
         if config.auth not in {AUTH_OFF, AUTH_REQUIRED}:
             raise ValueError(f"auth is {AUTH_REQUIRED} or {AUTH_OFF}, not {config.auth}")
         return config
+
+
+def check_retention(seconds: float) -> None:
+    """How long it is known how events ended. Raises ValueError when it cannot be so long."""
+    if not isinstance(seconds, (int, float)) or not RESULT_RETENTION_MIN_S <= seconds <= RESULT_RETENTION_MAX_S:
+        raise ValueError(f"result_retention_s is {RESULT_RETENTION_MIN_S} to {RESULT_RETENTION_MAX_S}, not {seconds}")
 
 
 def read_document(path: Path) -> dict[str, Any]:

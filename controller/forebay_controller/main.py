@@ -85,7 +85,9 @@ async def _running(config: ControllerConfig) -> AsyncIterator[tuple[Controller, 
             registry,
             backend,
             Outgoing(config.region, config.account, signing_key, lambda: _outbound(config)),
-            settings=ControllerSettings(instances_max=config.instances_max),
+            settings=ControllerSettings(
+                instances_max=config.instances_max, result_retention_s=config.result_retention_s
+            ),
         )
         await controller.start()
         settings = ManagementSettings(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from forebay_common.keys import DEFAULT_PREFIX
+from forebay_common.limits import IDEMPOTENCY_RETENTION_MAX_S, IDEMPOTENCY_RETENTION_S
 from forebay_common.redis_settings import RedisSettings
 from forebay_gateway.areas import API, EVERYTHING, FUNCTIONS, INVOKES, PROCESS, Area
 from forebay_gateway.durability import DURABILITIES
@@ -13,7 +14,6 @@ from forebay_gateway.durability import PROCESS as PROCESS_DURABILITY
 
 AUTH_OFF = "off"
 AUTH_REQUIRED = "required"
-IDEMPOTENCY_RETENTION_MAX_S = 31_536_000
 """A year."""
 PORTS = ("port", "functions_port", "invoke_port", "metrics_port")
 
@@ -49,7 +49,7 @@ class GatewayConfig:
     log_level: str = "info"
     waiting_max: int = 10_000
     durability: str = PROCESS_DURABILITY
-    idempotency_retention_s: int = 86_400
+    idempotency_retention_s: int = IDEMPOTENCY_RETENTION_S
     drain_s: float = 0.0
     stop_s: float = 30.0
 

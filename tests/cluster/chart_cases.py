@@ -128,6 +128,8 @@ def _platform() -> Iterator[Case]:
     yield Case("listenAddress", "::", GATEWAY_CONFIGURATION, "host")
     yield Case("listenAddress", "::", CONTROLLER_CONFIGURATION, "cluster/host")
     yield Case("retryDelaysSeconds", [0.5, 7], CONTROLLER_CONFIGURATION, "retry_delays_s")
+    yield Case("results.retentionSeconds", 60, CONTROLLER_CONFIGURATION, "result_retention_s")
+    yield Case("idempotency.retentionSeconds", 90, GATEWAY_CONFIGURATION, "idempotency_retention_s")
     yield Case("instancesMax", 7, CONTROLLER_CONFIGURATION, "instances_max")
     yield Case("outbound.allowHttp", True, CONTROLLER_CONFIGURATION, "cluster/outbound/allow_http")
     yield Case(

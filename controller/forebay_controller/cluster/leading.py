@@ -130,7 +130,9 @@ class Leading:
                 signing_key=platform_signing_key(replica.config.function_key),
                 make_outbound=lambda: outbound,
             ),
-            settings=ControllerSettings(instances_max=replica.config.instances_max),
+            settings=ControllerSettings(
+                instances_max=replica.config.instances_max, result_retention_s=replica.config.result_retention_s
+            ),
             redis_returned=redis_returned,
         )
         stack.push_async_callback(controller.leave)
