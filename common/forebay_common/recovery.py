@@ -7,6 +7,7 @@ before its entry is acknowledged (a second answer finds its token spent), and an
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,8 @@ from forebay_common.tlv import CodecError
 ATTEMPTS_DEFAULT = 1 + limits.ASYNC_RETRIES_DEFAULT
 PROCESS_GRACE_S = 3_600
 """How long after a process's death replies for it may still come: above a call's longest wait and run together."""
+AWAY_S = limits.HEARTBEAT_TTL_S - 2 * limits.HEARTBEAT_S
+"""A Redis that does not answer for longer may let heartbeats expire of instances that live."""
 
 _PAGE = 32
 """Records read at once: at most this many times CLAIM_CHECK_BYTES of memory."""
@@ -105,8 +108,10 @@ async def reap_expired(
 ) -> dict[str, Recovered]:
     """Find instances of a version that went away unseen (no heartbeat, idle for `lease_ms`) and abandon them.
 
-    Gives what was done, by instance id. Raises redis.exceptions.RedisError.
+    Gives what was done, by instance id; nothing when Redis took longer than `AWAY_S` to say so, since then nobody could
+    say that it lives. Raises redis.exceptions.RedisError.
     """
+    began_s = monotonic()
     idle: dict[str, int] = {}
     try:
         for stream in (queue.sync, queue.async_):
@@ -119,6 +124,8 @@ async def reap_expired(
         raise
     silent = [name for name, idle_ms in idle.items() if idle_ms >= lease_ms]
     beats = checked(await pipeline(redis, [("EXISTS", queue.keys.instance(name)) for name in silent]))
+    if monotonic() - began_s > AWAY_S:
+        return {}
     return {
         name: await abandon_instance(redis, platform, queue, name, attempts_max=attempts_max, min_idle_ms=lease_ms)
         for name, beat in zip(silent, beats, strict=True)

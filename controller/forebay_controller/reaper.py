@@ -1,11 +1,15 @@
 """Finds what nobody reported, and what has had its time.
 
 Leases of instances that went silent, reply lists of processes that are gone, results older than they are kept.
+
+After Redis was away every lease looks as if it were over: then instances have a whole one to say that they live. The
+same holds at the start, since a controller that is new does not know.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -14,7 +18,7 @@ from forebay_common import limits
 from forebay_common.events import trim_ended
 from forebay_common.keys import PlatformKeys
 from forebay_common.queue import trim_dead_letters
-from forebay_common.recovery import reap_expired, reap_processes
+from forebay_common.recovery import AWAY_S, reap_expired, reap_processes
 from forebay_controller.actions import Actions, attempts_max
 from forebay_controller.function_state import FunctionState
 
@@ -47,22 +51,28 @@ class Reaper:
         self._retention_ms = int(result_retention_s * 1000)
         self._every_s = every_s
         self._round = 0
+        self._leases_count_from_s = 0.0
 
     async def run(self) -> None:
         """Reap for ever."""
+        self._wait_a_lease()
         while True:
             try:
                 await self.reap()
             except RedisError as error:
                 _log.warning("could not reap: %s", error)
+                self._wait_a_lease()
             await asyncio.sleep(self._every_s)
+
+    def _wait_a_lease(self) -> None:
+        self._leases_count_from_s = monotonic() + self._lease_ms / 1000
 
     async def reap(self) -> None:
         """One round. Raises redis.exceptions.RedisError."""
         for at, state in enumerate(self._states()):
             held = state.seen.sync.in_flight or state.seen.async_.in_flight
             its_turn = at % SWEEP_ROUNDS == self._round
-            if held or its_turn:
+            if (held or its_turn) and monotonic() >= self._leases_count_from_s:
                 await self._reap_function(state)
             if its_turn and state.seen.ended:
                 await trim_ended(self._redis, state.queue, self._retention_ms)
@@ -71,6 +81,7 @@ class Reaper:
         self._round = (self._round + 1) % SWEEP_ROUNDS
 
     async def _reap_function(self, state: FunctionState) -> None:
+        began_s = monotonic()
         reaped = await reap_expired(
             self._redis,
             self._platform,
@@ -78,6 +89,8 @@ class Reaper:
             attempts_max=attempts_max(state.spec),
             lease_ms=self._lease_ms,
         )
+        if monotonic() - began_s > AWAY_S:
+            self._wait_a_lease()
         for consumer, done in reaped.items():
             self._actions.note_recovered(state, consumer, done)
         dead = state.seen.dead

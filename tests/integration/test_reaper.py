@@ -1,5 +1,7 @@
 """Leases of an instance that fell silent, and reply lists of gateways that are gone: found by the reaper."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,9 +11,11 @@ from forebay_common.dead_letters import purge
 from forebay_common.events import CancelResult, cancel_event, find_event
 from forebay_common.frames import ERROR_INSTANCE_LOST
 from forebay_common.record import KIND_ASYNC
+from forebay_common.redis_client import RedisSettings, connect
 from forebay_controller.controller import ControllerSettings
 from support.controller_rig import Rig, until
-from support.queue_side import accept, event, finish_async
+from support.queue_side import accept, event, finish_async, replies
+from support.valkey import ValkeyServer
 from support.waiting import wait_until_async
 
 pytestmark = pytest.mark.usefixtures("no_leaked_keys")
@@ -90,6 +94,51 @@ async def test_what_was_given_up_is_counted_for_people_and_for_prometheus(rig: R
     await purge(rig.redis, queue)
     await rig.wake(spec)
     await until(lambda: rig.controller.get_status(spec.uid).dead_letters == 0, "they are gone")
+
+
+async def test_after_redis_was_away_an_instance_has_a_whole_lease_to_say_that_it_lives(
+    prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ValkeyServer()
+    await asyncio.to_thread(server.start)
+    redis = connect(RedisSettings.from_json(server.settings))
+    redis.connection_pool.connection_kwargs["socket_timeout"] = 0.3
+    rig = Rig(redis, prefix, ControllerSettings(lease_ms=1_500, reap_every_s=0.05))
+    await rig.controller.start()
+    specs = [await rig.create() for _ in range(2)]
+    for spec in specs:
+        await rig.call(spec)
+    await until(lambda: len(rig.backend.started) == 2, "an instance of each is started")
+    silent, lives = rig.backend.started
+    for instance_id in (silent, lives):
+        await rig.beat(instance_id)
+        await rig.lease(instance_id)
+
+    async def expired() -> bool:
+        streams = [rig.queue(spec).sync for spec in specs]
+        return all([await redis.xpending_range(stream, "g", "-", "+", 1, idle=1_600) for stream in streams])
+
+    await wait_until_async(expired, "the leases are older than their time")
+
+    server.pause()
+    await until(lambda: "could not reap" in caplog.text, "the reaper has noticed")
+    server.resume()
+    back_s = time.monotonic()
+    await redis.unlink(rig.instance_keys(silent)[0], rig.instance_keys(lives)[0])
+    await rig.beat(lives)
+
+    async def told() -> bool:
+        return bool(await redis.exists(rig.platform.reply("test")))
+
+    await wait_until_async(told, "the silent one's lease is over")
+    (reply,) = await replies(redis, rig.platform, "test")
+    assert reply.error_kind == ERROR_INSTANCE_LOST
+    assert time.monotonic() - back_s > 1
+    spec = next(spec for spec in specs if rig.backend.running[lives].uid == spec.uid)
+    assert await redis.xpending_range(rig.queue(spec).sync, "g", "-", "+", 1, lives)
+    await rig.close()
+    await redis.aclose()
+    await asyncio.to_thread(server.close)
 
 
 async def test_replies_for_a_gateway_that_is_gone_are_removed(rig: Rig) -> None:
