@@ -166,6 +166,10 @@ class Dispatcher:
         except NotConnected as error:
             sink(error)
 
+    def due_again(self, call: SyncCall, in_s: float) -> None:
+        """Put a call that is due under a deadline once more."""
+        self._deadlines.add(call, self.loop.time() + in_s)
+
     def take_back(self, call: SyncCall) -> None:
         """Nobody waits for this call any more: it need not run, unless it has been leased."""
         call.over = True

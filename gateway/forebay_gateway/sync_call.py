@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 TOKEN_HEAD = pack_field(record.TAG_REPLY_TOKEN, bytes(16))[:-16]
 """Follows a sync record's header; the token follows it."""
 
+CANCEL_MAX_S = 0.5
+"""How long Redis may take to say whether a call whose wait is over has started: its caller waits no longer."""
+
 _log = logs.get(__name__)
 
 
@@ -96,7 +99,12 @@ class SyncCall(Waiting):
         if self.entry_id is None:
             self.over = True
             self.fail(lambda_errors.unconfirmed(MAY_RUN))
+        elif self.over:
+            # Redis has not said in time which it is.
+            self.fail(lambda_errors.wait_over())
         else:
+            self.over = True
+            self.dispatcher.due_again(self, CANCEL_MAX_S)
             self.dispatcher.cancel(self, self._cancelled)
 
     def left(self) -> None:
