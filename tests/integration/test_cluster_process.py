@@ -28,11 +28,12 @@ from forebay_controller.cluster.uninstall import Installation
 from forebay_controller.make_secrets import make_secrets
 from support.cluster_config import SETTINGS
 from support.event_rig import Events
+from support.queue_side import event
 from support.redis_servers import free_port
 from support.scripted_api_server import ScriptedApiServer, scripted_api_server
 from support.waiting import wait_until_async
 
-HELLO = {
+HELLO: dict[str, Any] = {
     "apiVersion": "forebay.dev/v1alpha1",
     "kind": "Function",
     "metadata": {"name": "hello", "namespace": "team-a"},
@@ -229,6 +230,45 @@ async def test_a_standby_answers_for_events_and_tells_what_the_leader_counted(cl
             assert redriven.json() == {"redriven": 1, "missing": 0}
             assert (await client.get(f"{v1}/invocations/{dead}")).json()["status"] == "queued"
             assert not await second.leads()
+
+
+async def test_destinations_are_told_by_whoever_leads_and_every_replica_knows_the_secret(
+    cluster: Cluster, redis: Redis
+) -> None:
+    stream = PlatformKeys(cluster.prefix).stream("team-a", "ends")
+    told = {**HELLO["spec"], "async": {"onSuccess": {"stream": "ends"}}}
+    cluster.server.put(FUNCTIONS, {**HELLO, "spec": told})
+    headers = {"X-Api-Key": read_api_key(cluster)}
+
+    async def entries(count: int) -> None:
+        async def there() -> bool:
+            return bool(await redis.xlen(stream) == count)
+
+        await wait_until_async(there, f"{count} ends are told")
+
+    async with cluster.controller() as first:
+        await wait_until_async(first.leads, "one leads")
+        async with cluster.controller() as second, httpx.AsyncClient(headers=headers) as client:
+            await wait_until_async(cluster.has_pods, "the leader has taken the function up")
+            spec = read(cluster.server.get(FUNCTIONS, "team-a", "hello")).spec
+            queue = VersionQueue(PlatformKeys(cluster.prefix).function(spec.namespace, spec.name, spec.uid))
+            path = "/ns/team-a/v1/functions/hello/signing-secret"
+            secrets = [(await client.get(f"{one.management}{path}")).json()["secret"] for one in (first, second)]
+            assert len(set(secrets)) == 1
+            await put_ended(redis, queue)
+            await entries(1)
+            assert await first.ends() == 0
+            await put_ended(redis, queue)
+            await wait_until_async(second.leads, "the standby leads")
+            await entries(2)
+    await redis.unlink(stream)
+
+
+async def put_ended(redis: Redis, queue: VersionQueue) -> None:
+    """An event that has just succeeded."""
+    fields = ("r", event(attempt=1).encode(), "s", "succeeded", "reason", "", "f", b"")
+    await command(redis, "XADD", queue.outbox, "*", *fields)
+    await command(redis, "PUBLISH", f"{queue.keys.base.partition(':')[0]}:wake", queue.keys.base.split("{")[1][:-1])
 
 
 def read_api_key(cluster: Cluster) -> str:
