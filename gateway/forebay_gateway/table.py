@@ -89,7 +89,8 @@ class Route:
             pack("HGET", function.groups(version), GROUPED_FIELD),
         )
         version_field = b"" if version == LATEST else pack_field(record.TAG_VERSION, version.encode())
-        self.async_fields = version_field + pack_field(record.TAG_ARN, entry.arn.encode())
+        # An instance knows the function's own ARN; half of a small event's record would say it again.
+        self.async_fields = version_field
         self.async_qualified_fields = version_field + pack_field(record.TAG_ARN, f"{entry.arn}:{version}".encode())
         self.fields = reply + self.async_fields
         self.qualified_fields = reply + self.async_qualified_fields
