@@ -36,8 +36,8 @@ def settle(keys: FunctionKeys, record: Invocation, frame: bytes, *, ran: bool) -
     found = idempotency(record)
     if found is None:
         return []
-    key_hash, payload_hash, retention_s = found
+    key_hash, payload_hash, _ = found
     if not ran:
         return [("UNLINK", keys.once(key_hash))]
     value = ONCE.pack(payload_hash, record.invocation_id, ONCE_DONE) + frame
-    return [("SET", keys.once(key_hash), value, "EX", retention_s)]
+    return [("SET", keys.once(key_hash), value, "XX", "KEEPTTL")]

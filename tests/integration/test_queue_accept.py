@@ -175,13 +175,13 @@ class TestWhenTheInstanceOfACallDies:
         self, redis: Redis, queue: VersionQueue, platform_keys: PlatformKeys
     ) -> None:
         record = call()
-        await accept_once(redis, queue, record, KEY, PAYLOAD, retention_s=77)
+        await accept_once(redis, queue, record, KEY, PAYLOAD, retention_s=DAY_S)
         told = await self.lost(redis, queue, platform_keys)
         assert told.error_kind == ERROR_INSTANCE_LOST
         state, ident, raw = await accept_once(redis, queue, call(), KEY, PAYLOAD)
         assert (state, ident) == (3, record.invocation_id)
         assert ReplyFrame.decode(raw).payload == told.payload
-        assert 70 < await command(redis, "TTL", queue.keys.once(KEY)) <= 77
+        assert DAY_S - 60 < await command(redis, "TTL", queue.keys.once(KEY)) <= DAY_S
 
     async def test_an_answer_that_was_kept_before_is_the_callers_too(
         self, redis: Redis, queue: VersionQueue, platform_keys: PlatformKeys
