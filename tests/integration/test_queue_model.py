@@ -119,10 +119,20 @@ class ProtocolMachine(CallersMachine):
         if chosen:
             self.carry_out(data, instance, allowed, dies=dies)
 
-    @precondition(lambda self: self.holders())
-    @rule(data=st.data())
-    def renew(self, data: st.DataObject) -> None:
-        instance = self.choose_holder(data)
+    @rule(data=st.data(), what=st.sampled_from(("renew", "late finish", "time passes", "results are forgotten")))
+    def do_something_small(self, data: st.DataObject, what: str) -> None:
+        """Steps that are done together, so that the others come more often."""
+        if what == "renew" and self.holders():
+            self.renew(self.choose_holder(data))
+        elif what == "late finish" and self.where(LEASED):
+            outcome = data.draw(st.sampled_from((DONE, RETRY, DEAD, EXPIRED, CANCELLED)))
+            self.finish_another_ones(data.draw(st.sampled_from(self.where(LEASED))), outcome)
+        elif what == "results are forgotten":
+            self.forget_results()
+        else:
+            self.let_time_pass()
+
+    def renew(self, instance: Instance) -> None:
         for is_sync, stream in ((True, self.queue.sync), (False, self.queue.async_)):
             asked = {entry_id: item for entry_id, item in instance.held.items() if item.is_sync == is_sync}
             if not asked:
@@ -131,18 +141,13 @@ class ProtocolMachine(CallersMachine):
             mine = [key for key, item in asked.items() if item.held_by(instance.name) and item.entry_id == key]
             assert kept == mine, "only what is still its own is renewed"
 
-    @precondition(lambda self: self.where(LEASED))
-    @rule(data=st.data(), outcome=st.sampled_from((DONE, RETRY, DEAD, EXPIRED, CANCELLED)))
-    def finish_another_ones(self, data: st.DataObject, outcome: str) -> None:
-        item = data.draw(st.sampled_from(self.where(LEASED)))
-        done = self.do(
-            finish_async(
-                *(self.redis, self.queue, item.entry_id, "a stranger", outcome),
-                group=item.group,
-                body=self.queue.body(item.record.claim),
-            )
+    def finish_another_ones(self, item: Item, outcome: str) -> None:
+        done = finish_async(
+            *(self.redis, self.queue, item.entry_id, "a stranger", outcome),
+            group=item.group,
+            body=self.queue.body(item.record.claim),
         )
-        assert done == 0, "only the lease's holder finishes"
+        assert self.do(done) == 0, "only the lease's holder finishes"
 
     @precondition(lambda self: self.living())
     @rule(data=st.data(), how=st.sampled_from(("leaves", "dies", "is paused")))
@@ -216,7 +221,6 @@ class ProtocolMachine(CallersMachine):
                 allowed[ident] = [Place(LEASED, CONTROLLER_CONSUMER), Place(GONE)]
         return self.step(dies, work, allowed) is not None
 
-    @rule()
     def let_time_pass(self) -> None:
         """Until all that is delayed is due."""
         self.do(make_due(self.redis, self.queue))
@@ -231,7 +235,6 @@ class ProtocolMachine(CallersMachine):
         self.adopt({item.record.invocation_id: [Place(QUEUED, attempt=item.place.attempt)] for item in due})
         assert sum(item.place.where == QUEUED for item in before) == moved
 
-    @rule()
     def forget_results(self) -> None:
         known = [item for item in self.items.values() if item.place.result]
         assert self.do(trim_ended(self.redis, self.queue, 0)) == len(known)

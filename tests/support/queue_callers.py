@@ -41,8 +41,8 @@ from support.queue_side import call, event
 
 AGES_MS = (60_000, 21_600_000)
 NO_HASH = b""
-KEYS = (NO_HASH, b"k" * 16, b"l" * 16)
-PAYLOADS = (b"p" * 16, b"q" * 16)
+KEYS = (NO_HASH, b"k" * 16, b"k" * 16)
+PAYLOADS = (*[b"p" * 16] * 3, b"q" * 16)
 FLAGS = (0, FLAG_DESTINATION_SUCCESS, FLAG_DESTINATION_FAILURE, FLAG_DESTINATION_SUCCESS | FLAG_DESTINATION_FAILURE)
 DAY_S = 86_400
 DIES_BETWEEN = st.one_of(st.none(), st.none(), st.just(1))
@@ -181,9 +181,10 @@ class CallersMachine(QueueMachine):
     # --- people
 
     @precondition(lambda self: self.some(lambda item: not item.is_sync))
-    @rule(data=st.data(), dies=DEATHS)
-    def cancel(self, data: st.DataObject, dies: int | None) -> None:
-        item = self.choose(data, lambda item: not item.is_sync)
+    @rule(data=st.data(), dies=DEATHS, late=st.sampled_from((False, False, False, True)))
+    def cancel(self, data: st.DataObject, dies: int | None, *, late: bool) -> None:
+        any_of = self.where(BURIED, OUTBOX, GONE) if late else self.where(*HAS_TURN, WAITING)
+        item = data.draw(st.sampled_from(any_of or [item for item in self.items.values() if not item.is_sync]))
         ident, place = item.record.invocation_id, item.place
         if place.where == LEASED:
             expected = Cancellation(CancelResult.RUNNING, place.consumer)
@@ -198,7 +199,7 @@ class CallersMachine(QueueMachine):
         assert result in {None, expected}
 
     @precondition(lambda self: self.where(BURIED))
-    @rule(data=st.data(), dies=DEATHS, removes=st.booleans())
+    @rule(data=st.data(), dies=DEATHS, removes=st.sampled_from((False, False, True)))
     def redrive_or_purge(self, data: st.DataObject, dies: int | None, *, removes: bool) -> None:
         chosen = data.draw(st.lists(st.sampled_from(self.where(BURIED)), min_size=1, max_size=3, unique=True))
         letters = {letter.invocation_id: letter for letter in self.do(list_dead(self.redis, self.queue)).entries}
