@@ -34,6 +34,8 @@ Answer = Callable[[Invocation], Sequence[ReplyFrame]]
 """What an instance replies to a call; nothing when it stays silent."""
 
 AUTHORIZATION = {"authorization": "test"}
+START_MAX_S = 60
+"""It imports a second's worth of modules, which takes long where many tests run beside it."""
 
 
 class GatewayProcess:
@@ -65,7 +67,8 @@ class GatewayProcess:
         command_line = [sys.executable, "-m", "forebay_gateway", "--config", str(self._config)]
         with self.log.open("ab") as sink:
             self.process = subprocess.Popen(command_line, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
-        wait_until(lambda: self._answers("/readyz" if ready else "/healthz"), "the gateway is up")
+        path = "/readyz" if ready else "/healthz"
+        wait_until(lambda: self._answers(path), "the gateway is up", START_MAX_S, every_s=0.05)
 
     def wait_ready(self) -> None:
         """Return once it reaches Redis and knows the functions."""
