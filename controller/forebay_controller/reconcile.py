@@ -23,6 +23,7 @@ from forebay_common.queue import (
     observe,
     read_instances,
 )
+from forebay_common.recovery import AWAY_S
 from forebay_controller import backoff
 from forebay_controller.actions import Actions
 from forebay_controller.autoscale import Decision, Reason, decide
@@ -34,6 +35,7 @@ from forebay_controller.instances import (
     START_MAX_S,
     Instance,
     State,
+    after_absence,
     came_up_after_drain,
     fleet,
     longest_idle,
@@ -98,6 +100,7 @@ class Reconciler:
         self._clock = clock
         self._unix_offset_s = time.time() - clock()
         self._populated: dict[str, FunctionState] = {}
+        self._looked_s = clock()
         # Counted once a batch: functions with instances may be many more than those in it.
         self._total = 0
         self._coming_up = 0
@@ -149,12 +152,21 @@ class Reconciler:
             read_instances(self._redis, heartbeats) if heartbeats else _no_reports(),
         )
         now_s = self._clock()
+        self._note_absence(now_s)
         for state in reading:
             state.reports_s = now_s
         self._count(now_s)
         for state, queue_state in zip(states, seen, strict=True):
             if self.states.get(state.spec.uid) is state:  # else it was forgotten while it was read
                 self._look_at(state, queue_state, reports, now_s)
+
+    def _note_absence(self, now_s: float) -> None:
+        """Redis was away, or this process was stopped: no instance is to blame for what was not seen meanwhile."""
+        gap_s, self._looked_s = now_s - self._looked_s, now_s
+        if gap_s > AWAY_S:
+            for state in self._populated.values():
+                for instance_id, instance in state.instances.items():
+                    state.instances[instance_id] = after_absence(instance, gap_s, now_s)
 
     def _count(self, now_s: float) -> None:
         instances = [i for state in self._populated.values() for i in state.instances.values()]
