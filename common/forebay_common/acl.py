@@ -21,7 +21,7 @@ def gateway_acl(prefix: str) -> tuple[str, ...]:
         f"&{platform.wake_channel}",
         f"~{of_functions}:q:*",
         f"~{of_functions}:body:*",
-        *("+ping", "+select", "+role", "+multi", "+exec", "+publish"),
+        *("+ping", "+select", "+role", "+cluster|slots", "+asking", "+multi", "+exec", "+publish"),
         *("+xadd", "+xlen", "+zcard", "+evalsha", "+xpending", "+xdel"),
         # What accepts an event: its place, its time and its group's turn; how many wait for such a turn.
         *("+time", "+exists", "+zadd", "+hset", "+hsetnx", "+hincrby", "+rpush"),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from forebay_runtime.console import Console
     from forebay_runtime.leases import Call, Leases
     from forebay_runtime.redis_wire import Link
+    from forebay_runtime.reply_pushes import ReplyPushes
 
 DONE = "done"
 RETRY = "retry"
@@ -59,24 +60,46 @@ class _Batch:
     """One write: its bytes, and what its replies confirm.
 
     `confirms`: kind, entry ids, and where the reply is that counts those which were still ours. `scripts`: where the
-    reply to an event's transition is. `sent`: how often it was. `waited`: it was not taken at once.
+    reply to an event's transition is. `sent`: how often it was. `waited`: it was not taken at once. `then`: what comes
+    after it.
     """
 
-    __slots__ = ("commands", "confirms", "data", "scripts", "sent", "waited")
+    __slots__ = ("commands", "confirms", "data", "scripts", "sent", "then", "waited")
 
-    def __init__(self, data: bytes, commands: int, confirms: list[tuple[int, list[bytes], int]]) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        commands: int,
+        confirms: list[tuple[int, list[bytes], int]],
+        then: Callable[[], None] | None = None,
+    ) -> None:
         self.data = data
         self.commands = commands
         self.confirms = confirms
         self.scripts: list[tuple[int, Call]] = []
         self.sent = 0
         self.waited = False
+        self.then = then
+
+
+class _Elsewhere:
+    """Replies of a turn for one list that lies on another node: what comes before them, and what after."""
+
+    __slots__ = ("bodies", "entry_ids", "first", "frames", "wait_ms")
+
+    def __init__(self) -> None:
+        self.first: list[bytes] = []
+        self.frames: list[bytes] = []
+        self.entry_ids: list[bytes] = []
+        self.bodies: list[str] = []
+        self.wait_ms = 0
 
 
 class Finisher:
     """Gathers finishes; `flush` sends them, and the leases are dropped once Redis has confirmed.
 
-    `on_lost` is told that a connection broke before it had, and that `send_again` is to be called.
+    `on_lost` is told that a connection broke before it had, and that `send_again` is to be called. `pushes`: reply
+    lists lie on other nodes, each of which must have answered before a call that it was told of is acknowledged.
     """
 
     def __init__(
@@ -89,6 +112,7 @@ class Finisher:
         console: Console,
         on_passing_fault: Callable[[ReplyError], None],
         on_lost: Callable[[], None],
+        pushes: ReplyPushes | None = None,
     ) -> None:
         self._keys = keys
         self._base = keys.base
@@ -119,13 +143,16 @@ class Finisher:
         self._waited = 0
         self._on_passing_fault = on_passing_fault
         self._on_lost = on_lost
+        self._pushes = pushes
+        self._elsewhere: dict[str, _Elsewhere] = {}
+        self._unpushed = 0
         self.pending = False
         self.async_outcomes = {DONE: 0, RETRY: 0, DEAD: 0, EXPIRED: 0, CANCELLED: 0}
 
     @property
     def waits(self) -> bool:
         """Whether something that Redis did not take, or was lost with a connection, is not confirmed yet."""
-        return bool(self._again) or self._waited > 0
+        return bool(self._again) or self._waited > 0 or self._unpushed > 0
 
     def reply(
         self,
@@ -148,6 +175,10 @@ class Finisher:
             return
         self.pending = True
         once = idempotency(record) if TAG_IDEMPOTENCY in record.optional else None
+        elsewhere = None
+        if self._pushes is not None and record.reply_address:
+            elsewhere = self._elsewhere.setdefault(record.reply_address, _Elsewhere())
+        first = self._first if elsewhere is None else elsewhere.first
         if record.reply_address or once is not None:
             frame = ReplyFrame(
                 token=record.reply_token,
@@ -164,15 +195,18 @@ class Finisher:
                 frame.claim = f"result:{record.invocation_id.hex()}"
                 frame.payload = None
                 ttl_s = max(CLAIM_TTL_S, once[2]) if once is not None else CLAIM_TTL_S
-                self._first.append(command(("SET", f"{self._base}:{frame.claim}", payload, "EX", ttl_s)))
+                first.append(command(("SET", f"{self._base}:{frame.claim}", payload, "EX", ttl_s)))
             data = frame.encode()
             if once is not None:
-                self._first.append(self._settled(record, once, data if ran else None))
-            if record.reply_address:
+                first.append(self._settled(record, once, data if ran else None))
+            if elsewhere is not None:
+                elsewhere.frames.append(data)
+                elsewhere.wait_ms = max(elsewhere.wait_ms, record.wait_ms)
+            elif record.reply_address:
                 self._frames.setdefault(record.reply_address, []).append(data)
-        self._acknowledged[SYNC].append(call.entry_id)
+        (self._acknowledged[SYNC] if elsewhere is None else elsewhere.entry_ids).append(call.entry_id)
         if record.claim:
-            self._bodies.append(f"{self._base}:{record.claim}")
+            (self._bodies if elsewhere is None else elsewhere.bodies).append(f"{self._base}:{record.claim}")
 
     def _settled(self, record: Invocation, once: tuple[bytes, bytes, int], frame: bytes | None) -> bytes:
         """What a repetition of the call will find: its answer, or nothing when it did not run."""
@@ -224,12 +258,43 @@ class Finisher:
 
     def flush(self, link: Link) -> None:
         """Queue everything gathered on a connection; without one it is kept for the next."""
+        if self._elsewhere:
+            self._begin_elsewhere(link)
         batch = self._gather()
         self.pending = False
+        if batch.commands:
+            self._send_or_keep(link, batch)
+
+    def _send_or_keep(self, link: Link, batch: _Batch) -> None:
         if link.up:
             self._send(link, batch)
         else:
             self._again.append(batch)
+
+    def _begin_elsewhere(self, link: Link) -> None:
+        """What must be in Redis before its reply goes first, then the replies, each followed by what it allows."""
+        elsewhere, self._elsewhere = self._elsewhere, {}
+        self._unpushed += len(elsewhere)
+
+        def push() -> None:
+            for address, replies in elsewhere.items():
+                self._push(address, replies)
+
+        first = [part for replies in elsewhere.values() for part in replies.first]
+        if first:
+            self._send_or_keep(link, _Batch(b"".join(first), len(first), [], push))
+        else:
+            push()
+
+    def _push(self, address: str, replies: _Elsewhere) -> None:
+        def done() -> None:
+            self._unpushed -= 1
+            self._acknowledged[SYNC].extend(replies.entry_ids)
+            self._bodies.extend(replies.bodies)
+            self.pending = True
+
+        assert self._pushes is not None
+        self._pushes.push(address, replies.frames, replies.wait_ms / 1000, done)
 
     def send_again(self, link: Link) -> None:
         """Send what was lost with a connection or met a passing fault."""
@@ -313,6 +378,8 @@ class Finisher:
             self._leases.drop(ASYNC, [call.entry_id])
             if batch.sent == 1 and replies[index] == 0:
                 self._lost(1, call.request_id)
+        if batch.then is not None:
+            batch.then()
 
     def _lost(self, count: int, request_id: str) -> None:
         if count > 0:

@@ -22,6 +22,7 @@ from forebay_runtime.leases import SYNC, Call, Leases
 from forebay_runtime.log_book import LogBook
 from forebay_runtime.loop import NEVER
 from forebay_runtime.queue_reader import QueueReader
+from forebay_runtime.redis_places import Places
 from forebay_runtime.redis_wire import Link, command
 from forebay_runtime.renewal import Renewal
 from forebay_runtime.slots import FAILED as SLOT_FAILED
@@ -66,7 +67,9 @@ class Instance:
         self._book = LogBook(loop, settings.log_path, settings.name, settings.instance_id, console)
         self._leases = Leases()
         self._heartbeat = Heartbeat(settings, keys)
-        self._writer = Link(loop, credentials, console, self._on_writer_up, "writing")
+        places = Places(loop, credentials, keys)
+        self._writer = Link(loop, credentials, console, self._on_writer_up, "writing", places.of_function())
+        self._pushes = places.pushes(settings.prefix, console)
         self._finisher = Finisher(
             keys,
             settings.prefix,
@@ -76,10 +79,13 @@ class Instance:
             console,
             self._on_passing_fault,
             self._send_again_soon,
+            self._pushes,
         )
         self._renewal = Renewal(settings, keys, self._leases, console, self._on_lease_lost)
         self._handlers = _make_handlers(loop, settings, self._book, console, self)
-        self._reader = QueueReader(loop, settings, credentials, console, self._leases, self._writer, self)
+        self._reader = QueueReader(
+            loop, settings, credentials, console, self._leases, self._writer, self, places.of_function()
+        )
         self._code = CodeFetch(
             loop,
             keys,
@@ -158,6 +164,8 @@ class Instance:
             self._reader.send(read)
         self._reader.link.flush()
         self._writer.flush()
+        if self._pushes is not None:
+            self._pushes.flush()
         if self._heartbeat.state in {DRAINING, FAILED} or self._reader.deleted:
             self._go_on_ending()
 

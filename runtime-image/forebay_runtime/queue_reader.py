@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from forebay_runtime.leases import Leases
     from forebay_runtime.loop import Loop
     from forebay_runtime.reading import Read
+    from forebay_runtime.redis_wire import Place
     from forebay_runtime.settings import RedisCredentials, Settings
 
     class Owner(Protocol):
@@ -101,6 +102,7 @@ class QueueReader:
         leases: Leases,
         writer: Link,
         owner: Owner,
+        place: Place | None = None,
     ) -> None:
         self._loop = loop
         self._writer = writer
@@ -138,7 +140,7 @@ class QueueReader:
         self._connected_before = False
         self.busy = False
         self.deleted = False
-        self.link = Link(loop, credentials, console, self._on_up, "reading")
+        self.link = Link(loop, credentials, console, self._on_up, "reading", place)
 
     def connect(self) -> None:
         """Begin to connect."""

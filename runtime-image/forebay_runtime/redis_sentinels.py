@@ -97,9 +97,9 @@ class PrimaryPlace:
             return ""
         return "the server is not the primary (yet, or any more)"
 
-    def is_left(self, error: ReplyError) -> bool:
+    def is_left(self, error: str) -> bool:
         """A server that was the primary refuses to write once it is a replica."""
-        return str(error).startswith("READONLY")
+        return error.startswith("READONLY")
 
     def _ask(
         self, nodes: list[str], problems: list[str], found: Callable[[str, int], None], failed: Callable[[str], None]

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
         def problem(self, replies: list[Any]) -> str:
             """What the replies to login and greeting say against the server; "" for nothing."""
 
-        def is_left(self, error: ReplyError) -> bool:
-            """Whether an error says that the server is the wrong one (by now)."""
+        def is_left(self, error: str) -> bool:
+            """Whether an error says that the server is the wrong one (by now): look for it anew."""
 
     Callback = Callable[[list[Any] | None], None]
     """Gets the replies to one `send` (a ReplyError where a command failed), or None when the connection was lost
@@ -67,7 +67,7 @@ class Wire:
         self._unsent: memoryview | None = None
         self._waiting: deque[tuple[int, Callback]] = deque()
         self._replies: list[Any] = []
-        self._reader: Any = Reader()
+        self._reader: Any = self._new_reader()
         self._buffer = bytearray(_READ_BYTES)
         self._connecting = False
         self._attempts = 0
@@ -105,6 +105,11 @@ class Wire:
             self._socket.close()
             self._socket = None
         self.up = False
+
+    def discard(self) -> None:
+        """Let go of it altogether."""
+        self.close()
+        self._loop.forget(self._timer)
 
     def _on_connected(self) -> None:
         """The server has taken the connection: `up`, and the first commands."""
@@ -246,11 +251,14 @@ class Wire:
                 # The callback let go of this connection.
                 return
 
+    def _new_reader(self) -> Any:
+        return Reader()
+
     def _reset(self) -> list[Callback]:
         """Let go of the connection and of all that belongs to it; gives those who wait for replies."""
         self.close()
         self._connecting = False
-        self._reader = Reader()
+        self._reader = self._new_reader()
         self._replies = []
         self._out.clear()
         self._unsent = None
@@ -261,18 +269,26 @@ class Wire:
 class Link(Wire):
     """A connection that comes back. `up` says whether commands are taken.
 
-    `on_up` is called in each new connection's first turn.
+    `on_up` is called in each new connection's first turn. `place` finds the server at each connection; None: it is
+    where the credentials say.
     """
 
     def __init__(
-        self, loop: Loop, credentials: RedisCredentials, console: Console, on_up: Callable[[], None], name: str
+        self,
+        loop: Loop,
+        credentials: RedisCredentials,
+        console: Console,
+        on_up: Callable[[], None],
+        name: str,
+        place: Place | None = None,
     ) -> None:
+        self._place = place
+        self._left = ""
         super().__init__(loop, credentials)
         self._console = console
         self._on_up = on_up
         self._name = name
         self._backoff_s = BACKOFF_MIN_S
-        self._place = place_of(loop, credentials)
         self._said = ""
 
     def connect(self) -> None:
@@ -289,8 +305,8 @@ class Link(Wire):
         super().close()
 
     def distrust(self, error: ReplyError) -> None:
-        """Connect anew when an error says that this connection is not logged in, or not to the right server."""
-        if self.up and (needs_login(error) or (self._place is not None and self._place.is_left(error))):
+        """Connect anew when an error says that we are not logged in on this connection."""
+        if self.up and needs_login(error):
             self._lose(str(error))
 
     def _open_at(self, host: str, port: int) -> None:
@@ -330,6 +346,20 @@ class Link(Wire):
         else:
             self._well()
 
+    def _new_reader(self) -> Any:
+        # Told of errors by the parser itself, so that other replies are not looked at for it.
+        return Reader() if self._place is None else Reader(replyError=self._on_error)
+
+    def _on_error(self, text: str) -> ReplyError:
+        if self._place is not None and self._place.is_left(text):
+            self._left = text
+        return ReplyError(text)
+
+    def _hand_out(self) -> None:
+        super()._hand_out()
+        if self._left and self.up:
+            self._lose(self._left)
+
     def _well(self) -> None:
         if self._said:
             self._console.info(f"the {self._name} connection to Redis is back")
@@ -347,21 +377,13 @@ class Link(Wire):
         if self._said != reason:
             self._console.warning(f"the {self._name} connection to Redis is away: {reason}")
         self._said = reason
+        self._left = ""
         waiting = self._reset()
         jitter = os.urandom(1)[0] / 255
         self._timer.set(self._loop.now + self._backoff_s * (0.5 + jitter / 2))
         self._backoff_s = min(self._backoff_s * 2, BACKOFF_MAX_S)
         for callback in waiting:
             callback(None)
-
-
-def place_of(loop: Loop, credentials: RedisCredentials) -> Place | None:
-    """Where a connection's server is found at each connection; None: where the credentials say."""
-    if credentials.sentinel_master:
-        from forebay_runtime.redis_sentinels import PrimaryPlace  # noqa: PLC0415 - only where there are sentinels
-
-        return PrimaryPlace(loop, credentials)
-    return None
 
 
 def _wants_more(error: OSError) -> bool:

@@ -31,7 +31,7 @@ _READ_AND_WRITTEN = ("q:*", "instance:*", "body:*", "result:*")
 _COMMANDS = (
     "evalsha", "time", "xreadgroup", "xack", "xdel", "xadd", "xpending", "xrange", "xclaim", "xgroup|create",
     "xgroup|delconsumer", "xlen", "zadd", "get", "set", "unlink", "expire", "pexpire", "hset", "hget", "hdel",
-    "hincrby", "lpop", "publish", "role",
+    "hincrby", "lpop", "publish", "role", "cluster|slots", "asking",
 )  # fmt: skip
 """What a runtime calls, and what the scripts that it calls call: docs/queue-protocol.md."""
 
