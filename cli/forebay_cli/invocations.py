@@ -104,8 +104,7 @@ def cancel(client: Client, invocation_id: str) -> int:
     """Call an event off. Returns the exit code."""
     found = client.cancel_invocation(invocation_id)
     if found["status"] == "cancelled":
-        ran = f"after {found['attempts']} attempts" if found["attempts"] else "it never ran"
-        note(f"cancelled: {ran}")
+        note(f"cancelled, attempts: {found['attempts']}" if found["attempts"] else "cancelled: it never ran")
         return 0
     note(
         f"it is still {found['status']}: its instance has been told, and does not end it yet. "

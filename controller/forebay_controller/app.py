@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -90,6 +90,13 @@ def _answer_errors(app: FastAPI) -> None:
     async def redis_away(_: Request, error: RedisError) -> Response:
         _log.warning("Redis does not answer a management request: %s", error)
         text = "Redis, which holds the queues, does not answer: try again"
+        return v1_error_response("unavailable", text, retry_after_s=REDIS_RETRY_S)
+
+    @app.exception_handler(OutOfMemoryError)
+    @app.exception_handler(ReadOnlyError)
+    async def redis_full(_: Request, error: RedisError) -> Response:
+        _log.warning("Redis does not take what a management request writes: %s", error)
+        text = f"Redis takes no changes now, and nothing was changed: {error}"
         return v1_error_response("unavailable", text, retry_after_s=REDIS_RETRY_S)
 
     @app.exception_handler(CodecError)

@@ -58,7 +58,7 @@ class InvocationWatch:
     async def until_ended(self, queue: VersionQueue, invocation_id: bytes, timeout_s: float) -> EventState | None:
         """An invocation's state once it has ended, or as it is after `timeout_s`; None when it is not known any more.
 
-        Raises TooManyWaitingError, redis.exceptions.RedisError.
+        Raises TooManyWaitingError, and what `find_event` raises.
         """
         if len(self._waiters) >= WAITING_MAX:
             raise TooManyWaitingError
@@ -79,18 +79,13 @@ class InvocationWatch:
             self._changed.set()
 
     async def _run(self) -> None:
-        try:
-            while self._waiters:
-                now_s = self._clock()
-                due = [waiter for waiter in self._waiters if waiter.due_s <= now_s + TOGETHER_S]
-                if due:
-                    await self._look(due)
-                else:
-                    await self._pause(min(waiter.due_s for waiter in self._waiters) - now_s)
-        except Exception as error:  # noqa: BLE001 - it is each waiter's to raise
-            for waiter in self._waiters:
-                if not waiter.found.done():
-                    waiter.found.set_exception(error)
+        while self._waiters:
+            now_s = self._clock()
+            due = [waiter for waiter in self._waiters if waiter.due_s <= now_s + TOGETHER_S]
+            if due:
+                await self._look(due)
+            else:
+                await self._pause(min(waiter.due_s for waiter in self._waiters) - now_s)
 
     async def _pause(self, seconds: float) -> None:
         """Until somebody is due, comes or goes."""
@@ -112,7 +107,14 @@ class InvocationWatch:
     async def _look_in(self, waiters: list[_Waiter]) -> None:
         """The waiters of one queue, in one round trip."""
         wanted = list({waiter.invocation_id: None for waiter in waiters})
-        states = dict(zip(wanted, await find_event(self._redis, waiters[0].queue, wanted), strict=True))
+        try:
+            states = dict(zip(wanted, await find_event(self._redis, waiters[0].queue, wanted), strict=True))
+        except Exception as error:  # noqa: BLE001 - it is theirs to raise, and nobody else's
+            for waiter in waiters:
+                self._waiters.discard(waiter)
+                if not waiter.found.done():
+                    waiter.found.set_exception(error)
+            return
         for waiter in waiters:
             state = states[waiter.invocation_id]
             if state is not None and state.status not in ENDED:

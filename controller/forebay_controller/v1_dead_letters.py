@@ -167,7 +167,7 @@ class DeadLettersApi:
         except RedisError as error:
             _log.warning("a redrive broke off: %s", error, extra={"function": spec.key})
             text = (
-                f"Redis does not answer: {redriven} of {len(ids)} dead letters are queued again, perhaps some more; "
+                f"Redis does not take it: {redriven} of {len(ids)} dead letters are queued again, perhaps some more; "
                 "the others are dead letters still"
             )
             raise V1Error("unavailable", text, retry_after_s=1) from None

@@ -232,7 +232,7 @@ async def test_the_controller_looks_again_after_what_changes_dead_letters(
         await redriven(http, ids=[entries[0]["id"]])
         await http.delete(f"{PATH}/{entries[1]['id']}")
         await http.delete(PATH)
-        told = []
+        told: list[str] = []
         async with asyncio.timeout(10):
             while len(told) < 3:
                 message = await announced.get_message(ignore_subscribe_messages=True, timeout=1)

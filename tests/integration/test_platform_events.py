@@ -67,7 +67,7 @@ def test_a_running_event_is_cancelled_and_its_process_ended(forebay: Run, platfo
 
     wait_until(running, "it runs", 30)
     cancelled = forebay("invocation", "cancel", ident)
-    assert cancelled.stderr == "cancelled: after 1 attempts\n"
+    assert cancelled.stderr == "cancelled, attempts: 1\n"
     found = json.loads(forebay("invocation", "get", ident, "-o", "json").stdout)
     assert (found["status"], found["reason"]) == ("cancelled", "Cancelled")
     # There is one handler process: it would sleep on, and the next event would wait for it.
