@@ -26,8 +26,6 @@ CONNECT_S = 10.0
 SILENT_S = 15.0
 REQUESTS_MAX = 16
 """Fetched at a time."""
-POSTS_MAX = 64
-"""Posted at a time: whoever is slow to answer a post holds up no fetch."""
 POST_TOTAL_S = 30.0
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -70,7 +68,6 @@ class Outbound:
         self._total_s = total_s
         self._post_total_s = post_total_s
         self._slots = asyncio.Semaphore(REQUESTS_MAX)
-        self._post_slots = asyncio.Semaphore(POSTS_MAX)
 
     async def fetch(self, url: str, *, max_bytes: int) -> bytes:
         """The body at a URL, at most `max_bytes` of it.
@@ -86,20 +83,20 @@ class Outbound:
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
         """Post to a URL; returns when it has answered with a status of success (2xx), of whose body nothing is read.
 
-        A redirect is not followed: it would send what is signed for one address to another. Raises
-        OutboundRefusedError for what is not done, OutboundError for what did not work.
+        A redirect is not followed: it would send what is signed for one address to another. How many posts there are at
+        a time is for whoever has the bodies to bound. Raises OutboundRefusedError for what is not done, OutboundError
+        for what did not work.
         """
-        async with self._post_slots:
-            try:
-                async with (
-                    asyncio.timeout(self._post_total_s),
-                    self._asked("POST", url, data=body, headers=headers) as answer,
-                ):
-                    if not _OK <= answer.status < _REDIRECTED:
-                        followed = "; redirects are not followed" if answer.status in _REDIRECTS else ""
-                        raise OutboundError(f"{answer.url.raw_host} answered {answer.status}{followed}")
-            except TimeoutError as error:
-                raise OutboundError(f"{_host(url)} did not answer within {self._post_total_s:g} s") from error
+        try:
+            async with (
+                asyncio.timeout(self._post_total_s),
+                self._asked("POST", url, data=body, headers=headers) as answer,
+            ):
+                if not _OK <= answer.status < _REDIRECTED:
+                    followed = "; redirects are not followed" if answer.status in _REDIRECTS else ""
+                    raise OutboundError(f"{answer.url.raw_host} answered {answer.status}{followed}")
+        except TimeoutError as error:
+            raise OutboundError(f"{_host(url)} did not answer within {self._post_total_s:g} s") from error
 
     async def _follow(self, url: str, max_bytes: int) -> bytes:
         for _ in range(REDIRECTS_MAX + 1):

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from redis.asyncio import Redis
 
-from forebay_controller.destinations.decisions import AT_ONCE_MAX
+from forebay_controller.destinations.decisions import AT_ONCE_MAX, TOTAL_MAX
 from forebay_controller.destinations.signing import secret_text, signing_secret
 from forebay_controller.outbound_rules import OutboundRules
 from support.controller_rig import SIGNING_KEY, until
@@ -128,6 +128,24 @@ async def test_a_receiver_that_is_slow_holds_up_no_other(rig: DestinationRig, re
     receiver.may_answer.set()
     await rig.emptied(slow)
     assert receiver.open_most == AT_ONCE_MAX
+
+
+async def test_so_many_posts_are_under_way_in_all_and_streams_do_not_wait_for_them(
+    rig: DestinationRig, receiver: Receiver
+) -> None:
+    receiver.may_answer.clear()
+    functions = [await rig.function(on_success=receiver.url) for _ in range(TOTAL_MAX // AT_ONCE_MAX + 1)]
+    for spec in functions:
+        await rig.end_many(spec, AT_ONCE_MAX)
+    await until(lambda: receiver.open_now == TOTAL_MAX, "as many are under way as may be")
+    other = await rig.function(on_success=f"stream:{rig.new_name()}")
+    await rig.end_many(other, 20)
+    await rig.emptied(other)
+    receiver.may_answer.set()
+    for spec in functions:
+        await rig.emptied(spec)
+    assert receiver.open_most == TOTAL_MAX
+    assert len(receiver.posts) == TOTAL_MAX + AT_ONCE_MAX
 
 
 @pytest.mark.parametrize(

@@ -148,14 +148,18 @@ class Courier:
         await end_tasks(self._under_way)
 
     async def _run(self) -> None:
+        away = False
         while True:
             self._changed.clear()
             try:
                 seen_all = await self._send_off()
             except RedisError as error:
-                _log.warning("could not read what destinations are to be told: %s", error, extra=self._extra())
+                if not away:
+                    _log.warning("could not read what destinations are to be told: %s", error, extra=self._extra())
+                away = True
                 await asyncio.sleep(RETRY_S)  # nobody announces that Redis is back
                 continue
+            away = False
             if seen_all and all(lane.empty for lane in self._lanes.values()):
                 return
             await self._wait()
@@ -228,22 +232,32 @@ class Courier:
 
     async def _attempt(self, lane: Lane, entry_id: bytes, entry: OutboxEntry | None) -> None:
         """Try to deliver one record. `entry` None: it waited, and is read again."""
-        try:
-            entry = entry or await self._read(entry_id)
-            spec = self._functions().get(self._uid)
-            if entry is None or spec is None:
-                lane.gone(entry_id)
-            else:
-                await self._deliver(lane, spec, entry)
-        except (DeliveryError, RedisError) as error:
-            await self._failed(lane, entry_id, entry, str(error))
+        slot = self._slot(lane)
+        if slot.locked():
+            entry = None  # it is read again at its turn: what thousands wait with would fill the memory
+        async with slot:
+            try:
+                entry = entry or await self._read(entry_id)
+                spec = self._functions().get(self._uid)
+                if entry is None or spec is None:
+                    lane.gone(entry_id)
+                else:
+                    await self._deliver(lane, spec, entry)
+            except (DeliveryError, RedisError) as error:
+                await self._failed(lane, entry_id, entry, str(error))
+
+    def _slot(self, lane: Lane) -> asyncio.Semaphore:
+        spec = self._functions().get(self._uid)
+        status = SUCCEEDED if lane is self._lanes[SUCCEEDED] else FAILED
+        destination = None if spec is None else _destination(spec, status)
+        return self._targets.slot(NO_DESTINATION if destination is None else destination.kind)
 
     async def _read(self, entry_id: bytes) -> OutboxEntry | None:
         entries = await read_outbox(self._redis, self._queue, id_before(entry_id), 1)
         return entries[0] if entries and entries[0].entry_id == entry_id else None
 
     async def _deliver(self, lane: Lane, spec: FunctionSpec, entry: OutboxEntry) -> None:
-        destination = _destination(spec, entry)
+        destination = _destination(spec, entry.status)
         if destination is None:
             await self._without_destination(spec, entry)
             lane.gone(entry.entry_id)
@@ -274,7 +288,7 @@ class Courier:
         over = False
         try:
             if spec is not None and entry is not None:
-                destination = _destination(spec, entry)
+                destination = _destination(spec, entry.status)
                 kind = destination.kind if destination is not None else NO_DESTINATION
                 self._metrics.to_destination(spec.key, kind, RETRIED)
                 if is_over(entry.ended_ms, await self._redis_ms(), delay_s):
@@ -301,7 +315,7 @@ class Courier:
         _log.warning("a record was given up, and is a dead letter: %s", why, extra=self._extra())
         self._told.discard(entry.entry_id)
         self.worked = True
-        destination = _destination(spec, entry)
+        destination = _destination(spec, entry.status)
         self._metrics.to_destination(spec.key, destination.kind if destination else NO_DESTINATION, GIVEN_UP)
 
     async def _redis_ms(self) -> int:
@@ -312,7 +326,7 @@ class Courier:
         return {"function": self._queue.keys.base}
 
 
-def _destination(spec: FunctionSpec, entry: OutboxEntry) -> Destination | None:
-    """Who is told of an event's end, by what the function says now."""
-    text = spec.async_.on_success if entry.status == SUCCEEDED else spec.async_.on_failure
+def _destination(spec: FunctionSpec, status: str) -> Destination | None:
+    """Who is told of an event that ended so, by what the function says now."""
+    text = spec.async_.on_success if status == SUCCEEDED else spec.async_.on_failure
     return destination_text.split(text) if text else None

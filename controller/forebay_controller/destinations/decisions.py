@@ -17,6 +17,8 @@ KEEP_MS = 86_400_000
 """For so long after the event's end its record is tried; then it is a dead letter."""
 AT_ONCE_MAX = 8
 """Records on their way to one destination."""
+TOTAL_MAX = 64
+"""Posts under way, to all destinations together; and as many records on their way to functions and streams."""
 FAILING_AFTER = 8
 """Failures in a row after which a destination counts as one that takes nothing."""
 PAUSE_MAX_S = 30.0

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,9 @@ from forebay_common.queue import VersionQueue
 from forebay_common.record import Invocation
 from forebay_common.redis_client import checked, command, pipeline, run
 from forebay_common.spec import FunctionSpec
-from forebay_controller.destination_text import FUNCTION, STREAM, Destination
+from forebay_controller.destination_text import FUNCTION, STREAM, URL, Destination
 from forebay_controller.destinations import document
-from forebay_controller.destinations.decisions import HOPS_MAX, REASON_CHAIN, REASON_FAILED
+from forebay_controller.destinations.decisions import HOPS_MAX, REASON_CHAIN, REASON_FAILED, TOTAL_MAX
 from forebay_controller.destinations.signing import signature_headers, signing_secret
 from forebay_controller.registry_rules import ACTIVE, destination_flags
 
@@ -49,23 +48,18 @@ class UndeliverableError(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outgoing:
     """What records are made and posted with.
 
-    `make_outbound` gives the client that posts, when the first record has to be posted. `signing_key`: what functions'
-    signing secrets are derived from.
+    `make_outbound` gives the client that posts, when the first record has to be posted; called in a thread.
+    `signing_key`: what functions' signing secrets are derived from.
     """
 
     region: str
     account: str
     signing_key: bytes
     make_outbound: "Callable[[], Outbound]"
-
-    @cached_property
-    def outbound(self) -> "Outbound":
-        """The client."""
-        return self.make_outbound()
 
 
 class Targets:
@@ -85,6 +79,13 @@ class Targets:
         self._outgoing = outgoing
         self._wake = wake
         self._uids: dict[tuple[str, str], str] = {}
+        self._outbound: Outbound | None = None
+        self._posts = asyncio.Semaphore(TOTAL_MAX)
+        self._writes = asyncio.Semaphore(TOTAL_MAX)
+
+    def slot(self, kind: str) -> asyncio.Semaphore:
+        """What a record for a kind of destination must hold as long as it is in memory; all functions share them."""
+        return self._posts if kind == URL else self._writes
 
     async def deliver(self, spec: FunctionSpec, entry: OutboxEntry, destination: Destination) -> None:
         """Give the record of a function's ended event to a destination; returns when it is taken.
@@ -156,6 +157,8 @@ class Targets:
         )
 
     async def _to_url(self, source: FunctionSpec, entry: OutboxEntry, url: str, arn: str, body: bytes) -> None:
+        if self._outbound is None:
+            self._outbound = await asyncio.to_thread(self._outgoing.make_outbound)
         # Only who posts pays for the client's import.
         from forebay_controller.outbound import OutboundError  # noqa: PLC0415
         from forebay_controller.outbound_rules import OutboundRefusedError  # noqa: PLC0415
@@ -171,7 +174,7 @@ class Targets:
             **signature_headers(secret, record_id(entry), int(time.time()), body),
         }
         try:
-            await self._outgoing.outbound.post(url, body, headers)
+            await self._outbound.post(url, body, headers)
         except (OutboundError, OutboundRefusedError) as error:
             raise DeliveryError(str(error)) from error
 
