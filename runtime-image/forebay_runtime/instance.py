@@ -18,13 +18,12 @@ from forebay_runtime.failures import summary_of
 from forebay_runtime.finishing import Finisher
 from forebay_runtime.handlers import Handlers
 from forebay_runtime.heartbeat import DRAINING, FAILED, READY, STARTING, Heartbeat
-from forebay_runtime.leases import SYNC, Call, Leases
+from forebay_runtime.leases import SYNC, Call, Leases, Renewal
 from forebay_runtime.log_book import LogBook
 from forebay_runtime.loop import NEVER
 from forebay_runtime.queue_reader import QueueReader
 from forebay_runtime.redis_places import Places
 from forebay_runtime.redis_wire import Link, command
-from forebay_runtime.renewal import Renewal
 from forebay_runtime.slots import FAILED as SLOT_FAILED
 from forebay_runtime.slots import READY as SLOT_READY
 
