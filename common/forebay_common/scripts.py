@@ -20,7 +20,7 @@ class Script:
         self.sha = sha
 
 
-ACCEPT_ASYNC = Script("accept_async", "37b66d21420b674c23c44d67005f48c2e56d73dc")
+ACCEPT_ASYNC = Script("accept_async", "c16368f2ad7902947262d84ff55d7b3b21439a50")
 ACCEPT_ONCE = Script("accept_once", "00499eafafec5634792ba4700644fa080f413a59")
 CANCEL = Script("cancel", "ce3ac9083daa85e396d00fadba58a171f5ead3a1")
 CANCEL_EVENT = Script("cancel_event", "888b409d45163e505c644d26fa4e18c5523ea7ba")
