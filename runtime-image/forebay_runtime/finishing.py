@@ -41,6 +41,8 @@ PAYLOAD_GONE = "PayloadGone"
 
 # A frame's head, its fields and a log tail fit beside an inline payload of this size.
 INLINE_MAX_BYTES = CLAIM_CHECK_BYTES - 8 * 1024
+UNPUSHED_MAX = 32
+"""So many pushes to other nodes may be under way before they count as refused; each is the replies of one turn."""
 _ARGUMENTS = b"*7\r\n"
 """How the arguments of `finish_async` begin, packed by themselves."""
 
@@ -153,6 +155,11 @@ class Finisher:
     def waits(self) -> bool:
         """Whether something that Redis did not take, or was lost with a connection, is not confirmed yet."""
         return bool(self._again) or self._waited > 0 or self._unpushed > 0
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether Redis does not take what there is, so that nothing new should be begun that would only add to it."""
+        return bool(self._again) or self._waited > 0 or self._unpushed > UNPUSHED_MAX
 
     def reply(
         self,

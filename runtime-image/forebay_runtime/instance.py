@@ -153,7 +153,7 @@ class Instance:
         if self._reader.free and self._heartbeat.state in {STARTING, READY}:
             room, too_little = self._handlers.room()
             # Nothing new while Redis does not take what there is: so results that wait are few, however long they wait.
-            read = self._reader.next_read(room, too_little or self._finisher.waits)
+            read = self._reader.next_read(room, too_little or self._finisher.is_refused)
         if self._finisher.pending and self._is_flush_due():
             # Together with the next read they are one write and one wake-up of Redis.
             link = self._reader.link if read is not None and self._reader.link.up else self._writer
