@@ -1,6 +1,7 @@
 """The embedded Valkey: its configuration, and the one question asked of any Redis before the rest is started."""
 
 from pathlib import Path
+from typing import Any
 
 from forebay_cli.errors import UserError
 from forebay_common.redis_exchange import ExchangeError, ask
@@ -55,7 +56,7 @@ def parse_redis_url(url: str) -> RedisSettings:
     except ValueError:
         raise UserError(
             f"--redis {url!r} is no Redis URL: write redis://HOST:PORT/0, unix:///PATH, "
-            "redis+sentinel://HOST:PORT,HOST:PORT/MASTER, or rediss… with TLS"
+            "redis+sentinel://HOST:PORT,HOST:PORT/MASTER, redis+cluster://HOST:PORT,HOST:PORT, or rediss… with TLS"
         ) from None
 
 
@@ -68,7 +69,7 @@ async def check(settings: RedisSettings) -> None:
     if settings.sentinel_master is not None:
         settings = settings.at(await Sentinels(settings).primary())
     try:
-        _, server = await ask(settings, [("SELECT", settings.db), ("INFO", "server")], ANSWER_TIMEOUT_S)
+        _, server = await _first_answer(settings)
     except ExchangeError as error:
         if "LOADING" in str(error):
             raise ConnectionError("it still loads its data") from error
@@ -80,6 +81,22 @@ async def check(settings: RedisSettings) -> None:
     version = server_version(server.decode())
     if version < REDIS_MINIMUM:
         raise UserError(f"Redis at {settings} is version {'.'.join(map(str, version))}: Forebay needs 7.0 or newer")
+    is_cluster = "_mode:cluster" in server.decode()  # redis_ or server_
+    if is_cluster != settings.is_cluster:
+        scheme = "redis+cluster://HOST:PORT" if is_cluster else "redis://HOST:PORT"
+        raise UserError(f"Redis at {settings} is {'' if is_cluster else 'not '}a Cluster: write --redis {scheme}")
+
+
+async def _first_answer(settings: RedisSettings) -> list[Any]:
+    """The answers to SELECT and INFO: of one of a Cluster's nodes, if it is one. Raises ExchangeError."""
+    places = [settings.at(node) for node in settings.nodes] or [settings]
+    for number, place in enumerate(places, start=1):
+        try:
+            return await ask(place, [("SELECT", settings.db), ("INFO", "server")], ANSWER_TIMEOUT_S)
+        except ExchangeError:
+            if number == len(places):
+                raise
+    raise AssertionError("there is always a place")
 
 
 def server_version(info: str) -> tuple[int, int]:
