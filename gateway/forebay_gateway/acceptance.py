@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import hiredis
 
@@ -21,7 +20,7 @@ from forebay_gateway.durability import NotReplicated
 from forebay_gateway.lambda_errors import Refusal
 from forebay_gateway.queue_commands import LINE, Append, append
 from forebay_gateway.redis_faults import AWAY, MAY_RUN, NOT_REPLICATED, UNKNOWN_SCRIPT, code_of, words_of
-from forebay_gateway.redis_link import NotConnected, RedisUnavailable, Sink, ignore, sink_of
+from forebay_gateway.redis_link import Commands, NotConnected, RedisUnavailable, ignore, sink_of
 from forebay_gateway.resp import bulk, pack
 from forebay_gateway.table import Function, Load, Route, script_head
 from forebay_gateway.waking import Waker
@@ -37,14 +36,6 @@ _ID = LINE + b"$16\r\n"
 """Ends the record; the invocation id follows."""
 _NOW = LINE + bulk(0) + bulk("")
 """No delay and no group, after the id."""
-
-
-class Commands(Protocol):
-    """Where events are written to (`redis_link.RedisLink`, `durability.ReplicatedWriter`)."""
-
-    def write(self, parts: Sequence[bytes], *sinks: Sink) -> None:
-        """Send packed commands, given as pieces, with one sink for each. Raises NotConnected."""
-        ...
 
 
 class Acceptance:

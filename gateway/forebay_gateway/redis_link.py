@@ -164,6 +164,8 @@ class RedisLink:
             self._connection = None
             self._on_down()
             _log.warning("the connection to Redis was lost", extra={"link": self._name})
+            # All gateways have lost theirs: they do not come back in the same moment.
+            await asyncio.sleep(backoff_s(0, random.random()))  # noqa: S311 - jitter, no secret
 
     async def _connect(self) -> "_Connection":
         settings, place = self._settings, self._place
