@@ -67,8 +67,9 @@ def summary(outcomes: list[Outcome]) -> str:
     failed = [str(outcome.plan.seed) for outcome in outcomes if not outcome.ok]
     return (
         f"{len(outcomes)} seeds: {sum(v.accepted for v in verdicts)} events accepted, "
-        f"{sum(v.finished for v in verdicts)} done, {sum(v.dead for v in verdicts)} dead, "
-        f"{sum(v.lost for v in verdicts)} lost; {sum(v.duplicates for v in verdicts)} duplicates, "
+        f"{sum(v.finished for v in verdicts)} done, {sum(v.dead for v in verdicts)} failed, "
+        f"{sum(v.cancelled for v in verdicts)} cancelled, {sum(v.lost for v in verdicts)} lost; "
+        f"{sum(v.repeated for v in verdicts)} repeats; {sum(v.duplicates for v in verdicts)} duplicates, "
         f"{sum(v.explained for v in verdicts)} explained; {sum(v.sync for v in verdicts)} sync calls; "
         f"{sum(outcome.faults for outcome in outcomes)} faults; "
         f"{'failed: ' + ', '.join(failed) if failed else 'all ok'}"

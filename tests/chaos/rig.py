@@ -19,7 +19,7 @@ from support.platform import Platform, free_port
 from support.waiting import wait_until_async
 
 from .parts import ProcessTree, run_dir_of
-from .plan import EVERYSEC, RETRY_DELAYS_S, Plan
+from .plan import ALWAYS, RETRY_DELAYS_S, Plan
 from .proxy import RedisProxy
 
 _FOREBAY = ("-c", "from forebay_cli.main import main; main()")
@@ -54,7 +54,8 @@ class Rig:
 
     async def start(self) -> None:
         """Start everything; returns when both gateways serve."""
-        options = ["--async-retry-delays", ",".join(map(str, RETRY_DELAYS_S))]
+        durability = "fsync" if self.plan.fsync == ALWAYS else "process"
+        options = ["--async-retry-delays", ",".join(map(str, RETRY_DELAYS_S)), "--durability", durability]
         if not self.plan.embedded:
             options += ["--redis", await self._start_redis()]
         self._platform = Platform(self.folder / "data", *options)
@@ -80,10 +81,8 @@ class Rig:
         folder.mkdir()
         password = secrets.token_hex(16)
         self._valkey_socket = self.folder / "valkey.sock"
-        # As `up` itself would have it, but for what the seed says of fsync.
-        text = embedded_valkey.configuration(self._valkey_socket, password, folder)
-        assert f"appendfsync {EVERYSEC}" in text
-        text = text.replace(f"appendfsync {EVERYSEC}", f"appendfsync {self.plan.fsync}")
+        # As `up` itself would have it.
+        text = embedded_valkey.configuration(self._valkey_socket, password, folder, fsync=self.plan.fsync == ALWAYS)
         (self.folder / "valkey.conf").write_text(text)
         self.start_valkey()
         address = RedisSettings(unix_socket=str(self._valkey_socket), password=password)

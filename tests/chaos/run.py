@@ -16,14 +16,16 @@ from redis.exceptions import RedisError
 from support.waiting import wait_until_async
 
 from . import functions, plan, queues, starvation
+from .case import Evidence, Verdict
 from .executions import Executions
 from .faults import Faults, timeline
 from .load import Load
 from .parts import Process
 from .plan import FUNCTIONS, Plan
+from .results import results
 from .rig import Rig
 from .starvation import Starvation
-from .verdict import Evidence, Verdict, judge
+from .verdict import judge
 
 QUIET_MAX_S = 100.0
 """Until all work is done after the last fault: leases (30 s), heartbeats (15 s), retries, and the work itself."""
@@ -74,8 +76,8 @@ class Watch:
         for process in processes:
             if process.part == plan.GATEWAY:
                 parts.append((process.pid, self._rig.urls[self._rig.is_second(process.pid)]))
-            elif process.part in {plan.CONTROLLER, plan.VALKEY}:
-                parts.append((process.pid, process.part))
+            else:
+                parts.append((process.pid, process.instance or process.part))
         self.starvation.look(time.monotonic(), parts)
 
     def _note(self, count: int | None) -> None:
@@ -129,7 +131,7 @@ async def _run(rig: Rig, executions: Executions, outcome: Outcome) -> None:
         killed_everysec = outcome.plan.fsync == plan.EVERYSEC and any(
             hit.part == plan.VALKEY and hit.how == plan.KILL for hit in faults.hits
         )
-        idents = {call.invocation_id: call.plan.ident for call in load.calls}
+        idents = {call.invocation_id.replace("-", ""): call.plan.ident for call in load.calls}
         found = await queues.function_queues(redis)
         outcome.verdict = judge(
             Evidence(
@@ -137,6 +139,7 @@ async def _run(rig: Rig, executions: Executions, outcome: Outcome) -> None:
                 entries=executions.entries(),
                 dead=await queues.dead_letters(redis, found, idents),
                 hits=faults.hits,
+                results=await results(rig.urls[0], {call.invocation_id for call in load.calls if call.accepted}),
                 starvation=watch.starvation,
                 loss_allowed=killed_everysec and watch.fsync_delayed > 0,
             )
@@ -176,7 +179,7 @@ async def _quiet(redis: Redis) -> dict[str, str]:
 
 async def _left_over(rig: Rig, redis: Redis, verdict: Verdict) -> None:
     """No key is left: neither now nor, of functions, once they are deleted."""
-    verdict.violations += [f"{key} would stay for ever" for key in await queues.leaks(redis)]
+    verdict.violations += await queues.leaks(redis, await queues.function_queues(redis))
     for function in FUNCTIONS:
         await asyncio.to_thread(rig.platform.api, "DELETE", f"/v1/functions/{function.name}")
 
@@ -203,11 +206,13 @@ async def _gone(rig: Rig, verdict: Verdict) -> None:
 
 def _line(outcome: Outcome) -> str:
     verdict, planned = outcome.verdict, outcome.plan
-    store = "embedded" if planned.embedded else planned.fsync
+    store = f"{'embedded ' if planned.embedded else ''}{planned.fsync}"
     return (
         f"seed {planned.seed:<5} {'ok    ' if outcome.ok else 'FAILED'} {outcome.took_s:5.1f} s  "
-        f"events {verdict.accepted} accepted, {verdict.finished} done, {verdict.dead} dead, {verdict.lost} lost, "
-        f"{verdict.unknown} unknown; duplicates {verdict.duplicates}, explained {verdict.explained}; "
+        f"events {verdict.accepted} accepted, {verdict.finished} done, {verdict.dead} failed, "
+        f"{verdict.cancelled} cancelled, {verdict.lost} lost, {verdict.unknown} unknown; "
+        f"duplicates {verdict.duplicates}, explained {verdict.explained}; repeats {verdict.repeated}; "
+        f"told {verdict.told}; "
         f"sync {verdict.sync}, answered {verdict.sync_answered}; faults {outcome.faults} "
         f"({'+'.join(planned.families)}, {store})"
     )

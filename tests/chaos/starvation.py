@@ -27,7 +27,7 @@ class Starvation:
         self._last: dict[int, tuple[float, int]] = {}
 
     def look(self, now_s: float, parts: Iterable[tuple[int, str]]) -> None:
-        """Look at living processes: pid, and which part it is (a gateway's is its URL)."""
+        """Look at living processes: pid, and which part it is (a gateway's is its URL, an instance's the instance)."""
         for pid, part in parts:
             waited_ns = _waited_ns(pid)
             if waited_ns is None:
