@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ FIRST_SEED = 1
 
 def main() -> int:
     """Run what the command line says; 0 when every promise was kept, 1 when one was not."""
+    # Whoever ends it ends the platforms with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = _options()
     if options.command == "selftest":
         return int(not selftest(say, options.only))
