@@ -57,6 +57,14 @@ def test_an_events_result_is_waited_for_by_its_id(forebay: Run, platform: Platfo
     assert platform.http("GET", f"/invocations/{ident}")[0] == 403
 
 
+def test_the_gateways_description_has_the_paths_about_events(platform: Platform) -> None:
+    paths = json.loads(platform.http("GET", "/openapi.json")[1])["paths"]
+    for path in ("/v1/invocations/{invocation_id}", "/invocations/{invocation_id}"):
+        assert paths[path]["get"]["security"] == [{"authorization": []}]
+        assert "409" in paths[f"{path}/cancel"]["post"]["responses"]
+    assert "/v1/functions/{name}/dead-letters/redrive" in paths
+
+
 def test_a_running_event_is_cancelled_and_its_process_ended(forebay: Run, platform: Platform) -> None:
     platform.create("events-cancel", CODE, Timeout=600)
     platform.scale("events-cancel", max_instances=1)
