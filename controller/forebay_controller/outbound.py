@@ -5,7 +5,9 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -33,6 +35,8 @@ _OK = 200
 _REDIRECTED = 300
 _ADDRESSES_MAX = 32
 _READ_BYTES = 65_536
+_resolvers = ThreadPoolExecutor(32, "resolver")
+"""Threads of their own: names that nobody answers for would keep the loop's few from all other work."""
 _AGENT = "forebay"
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
@@ -157,10 +161,17 @@ class Outbound:
 
 
 async def resolve_host(host: str, port: int) -> list[str]:
-    """A host's addresses by the system's resolver."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """A host's addresses by the system's resolver, which holds a thread until it has them. Raises OSError."""
+    with contextlib.suppress(ValueError):
+        return [str(ip_address(host.strip("[]")))]
+    loop = asyncio.get_running_loop()
+    found = await loop.run_in_executor(_resolvers, _look_up, host, port)
     # A link-local IPv6 address comes with its interface, as in fe80::1%eth0.
     return [str(where[0]).partition("%")[0] for _, _, _, _, where in found]
+
+
+def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 class _Pinned(AbstractResolver):
