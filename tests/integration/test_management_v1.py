@@ -223,7 +223,9 @@ async def test_a_deleted_function_is_gone(http: httpx.AsyncClient, api: Manageme
 async def test_status_is_what_the_controller_saw_last(http: httpx.AsyncClient, api: Management) -> None:
     await put(http, **MINIMAL)
     (uid,) = api.registry.functions()
-    api.scaling.statuses[uid] = FunctionStatus(queued=3, in_flight=2, dead_letters=5, starting=1, idle=4, busy=2, reason="burst")
+    api.scaling.statuses[uid] = FunctionStatus(
+        queued=3, in_flight=2, dead_letters=5, starting=1, idle=4, busy=2, reason="burst"
+    )
     status = (await http.get(f"{HELLO_PATH}/status")).json()
     assert status == {
         "queued": 3,
