@@ -61,7 +61,7 @@ class Verdict:
 
 
 class Case:
-    """One event or sync call with everything that is known of it; several callers may have sent it by one key.
+    """One event or sync call with everything that is known of it; it may have been sent several times.
 
     `told` are the ends that its destination heard of: the conditions.
     """
@@ -84,8 +84,13 @@ class Case:
 
     @property
     def sent_s(self) -> float:
-        """When it was sent first."""
-        return self.calls[0].sent_s
+        """When it was sent first to somebody who can have got it."""
+        return (self.got or self.calls)[0].sent_s
+
+    @property
+    def got(self) -> list[Call]:
+        """The tries that somebody can have got."""
+        return [call for call in self.calls if not call.unsent]
 
     @property
     def over_s(self) -> float:

@@ -70,7 +70,7 @@ class Call:
 
 
 class Load:
-    """Sends the calls of a plan to two gateways; `calls` are those that were sent, each try of one with a key."""
+    """Sends the calls of a plan to two gateways; `calls` are those that were sent, each try of them."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         self.calls: list[Call] = []
@@ -89,10 +89,10 @@ class Load:
                 group.create_task(self._call(client, plan))
 
     async def _call(self, client: httpx.AsyncClient, plan: CallPlan) -> None:
-        """One caller: with an idempotency key it tries again, at the gateways in turn."""
+        """One caller: it tries again, at the gateways in turn, where nobody has got it, and with an idempotency key."""
         gateway, until_s = plan.gateway, time.monotonic() + TRY_FOR_S
         call = await self._send(client, plan, gateway)
-        while plan.key and not call.settled and time.monotonic() < until_s:
+        while (call.unsent or (plan.key and not call.settled)) and time.monotonic() < until_s:
             await asyncio.sleep(TRY_AGAIN_S)
             gateway = 1 - gateway
             call = await self._send(client, plan, gateway)

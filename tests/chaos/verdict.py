@@ -29,7 +29,7 @@ def judge(evidence: Evidence) -> Verdict:
             if call.status == 0 and not _broken(call, evidence):
                 verdict.wrong(f"{case.name} got no answer although its gateway lived: {case.story}")
         _refused_runs(case, verdict)
-        verdict.repeated += len(case.calls) - 1
+        verdict.repeated += max(0, len(case.got) - 1)
         if case.plan.sync:
             _sync(case, evidence, verdict)
         else:
@@ -104,8 +104,8 @@ def _sync(case: Case, evidence: Evidence, verdict: Verdict) -> None:
             verdict.wrong(f"{case.name} was answered with what it did not give: {case.story}")
         if call.status in {202, 422}:
             verdict.wrong(f"{case.name} was taken for something else: {case.story}")
-    if len(case.calls) == 1:
-        _told_at_once(case, case.calls[0], evidence, verdict)
+    if len(case.got) == 1:
+        _told_at_once(case, case.got[0], evidence, verdict)
 
 
 def _told_at_once(case: Case, call: Call, evidence: Evidence, verdict: Verdict) -> None:
