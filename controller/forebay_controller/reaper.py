@@ -1,9 +1,10 @@
 """Finds what nobody reported, and what has had its time.
 
-Leases of instances that went silent, reply lists of processes that are gone, results older than they are kept.
+Leases of instances that went silent; calls that wait for processes that are gone, and these processes' reply lists;
+results older than they are kept.
 
-After Redis was away every lease looks as if it were over: then instances have a whole one to say that they live. The
-same holds at the start, since a controller that is new does not know.
+After Redis was away every lease and heartbeat looks as if it were over: then everybody has a whole lease to say that
+he lives. The same holds at the start, since a controller that is new does not know.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from redis.exceptions import RedisError
 from forebay_common import limits
 from forebay_common.events import trim_ended
 from forebay_common.keys import PlatformKeys
+from forebay_common.orphans import drop_orphans, silent_processes
 from forebay_common.queue import trim_dead_letters
 from forebay_common.recovery import AWAY_S, reap_expired, reap_processes
 from forebay_controller.actions import Actions, attempts_max
@@ -52,6 +54,8 @@ class Reaper:
         self._every_s = every_s
         self._round = 0
         self._leases_count_from_s = 0.0
+        self._silent_processes: set[str] = set()
+        self._processes_due = False
 
     async def run(self) -> None:
         """Reap for ever."""
@@ -69,16 +73,33 @@ class Reaper:
 
     async def reap(self) -> None:
         """One round. Raises redis.exceptions.RedisError."""
+        counts = monotonic() >= self._leases_count_from_s
         for at, state in enumerate(self._states()):
             held = state.seen.sync.in_flight or state.seen.async_.in_flight
             its_turn = at % SWEEP_ROUNDS == self._round
-            if (held or its_turn) and monotonic() >= self._leases_count_from_s:
+            if (held or its_turn) and counts:
                 await self._reap_function(state)
             if its_turn and state.seen.ended:
                 await trim_ended(self._redis, state.queue, self._retention_ms)
-        if self._round == 0:
-            await reap_processes(self._redis, self._platform)
+        self._processes_due |= self._round == 0
+        if counts:
+            await self._drop_orphans()
+            if self._processes_due:
+                await reap_processes(self._redis, self._platform)
+                self._processes_due = False
         self._round = (self._round + 1) % SWEEP_ROUNDS
+
+    async def _drop_orphans(self) -> None:
+        """Nobody waits for what a process that has just fallen silent had asked for: what has not started does not."""
+        silent = await silent_processes(self._redis, self._platform)
+        new = silent - self._silent_processes
+        for state in self._states() if new else ():
+            dropped = 0
+            if state.seen.sync.queued:
+                dropped = await drop_orphans(self._redis, self._platform, state.queue, new)
+            if dropped:
+                _log.warning("dropped %d calls of gateways that are gone", dropped, extra={"function": state.spec.key})
+        self._silent_processes = silent
 
     async def _reap_function(self, state: FunctionState) -> None:
         began_s = monotonic()

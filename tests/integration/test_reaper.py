@@ -10,11 +10,11 @@ from redis.asyncio import Redis
 from forebay_common.dead_letters import purge
 from forebay_common.events import CancelResult, cancel_event, find_event
 from forebay_common.frames import ERROR_INSTANCE_LOST
-from forebay_common.record import KIND_ASYNC
+from forebay_common.record import IDEMPOTENCY, KIND_ASYNC, TAG_IDEMPOTENCY
 from forebay_common.redis_client import RedisSettings, connect
 from forebay_controller.controller import ControllerSettings
 from support.controller_rig import Rig, until
-from support.queue_side import accept, event, finish_async, replies
+from support.queue_side import accept, append, call, event, finish_async, records, replies
 from support.valkey import ValkeyServer
 from support.waiting import wait_until_async
 
@@ -139,6 +139,46 @@ async def test_after_redis_was_away_an_instance_has_a_whole_lease_to_say_that_it
     await rig.close()
     await redis.aclose()
     await asyncio.to_thread(server.close)
+
+
+async def test_calls_of_a_gateway_that_is_gone_do_not_start_any_more(rig: Rig) -> None:
+    spec = await rig.create()
+    queue = rig.queue(spec)
+    await rig.redis.sadd(rig.platform.processes, "dead", "alive")
+    await rig.redis.set(rig.platform.process("alive"), "1", ex=60)
+    await rig.redis.set(rig.platform.process("dead"), "1", ex=60)
+    once = {TAG_IDEMPOTENCY: IDEMPOTENCY.pack(b"k" * 16, b"p" * 16, 60)}
+    started, other, under_key, *orphans = (
+        call(reply_address="reply:dead"),
+        call(reply_address="reply:alive"),
+        call(reply_address="reply:dead", optional=once),
+        call(reply_address="reply:dead"),
+        call(None, reply_address="reply:dead", claim="body:1"),
+    )
+    await rig.redis.set(f"{queue.keys.base}:body:1", "x", ex=60)
+    for record in (started, other, under_key, *orphans):
+        await append(rig.redis, queue, record)
+    await rig.wake(spec)
+    await until(lambda: rig.backend.started, "an instance is started")
+    instance_id = rig.backend.started[0]
+    await rig.beat(instance_id)
+    entries = await rig.lease(instance_id)
+    await rig.wake(spec)
+    await until(lambda: rig.controller.get_status(spec.uid).queued == 4, "the queue is seen")
+
+    await rig.redis.unlink(rig.platform.process("dead"))
+
+    async def dropped() -> bool:
+        return await rig.redis.xlen(queue.sync) == 3
+
+    await wait_until_async(dropped, "those that had not started are dropped")
+    left = {record.invocation_id for record in await records(rig.redis, queue.sync)}
+    assert left == {record.invocation_id for record in (started, other, under_key)}
+    assert not await rig.redis.exists(f"{queue.keys.base}:body:1")
+    told = await replies(rig.redis, rig.platform, "dead")
+    assert {frame.token for frame in told} <= {record.reply_token for record in orphans}
+    await rig.finish(instance_id, entries)
+    await rig.redis.unlink(rig.platform.processes, rig.platform.process("alive"), rig.platform.process_gone("dead"))
 
 
 async def test_replies_for_a_gateway_that_is_gone_are_removed(rig: Rig) -> None:
