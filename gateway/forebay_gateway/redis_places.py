@@ -6,6 +6,30 @@ from forebay_common.redis_slots import MOVED, redirect, slot_of
 from forebay_common.redis_topology import Topology
 
 
+class NamedPlace:
+    """The one server that the settings name by its host: after a failover that name may stand for another one.
+
+    The old one may live on as a replica and keep its connections, which are good for nothing then.
+    """
+
+    must_be_primary = False
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    async def find(self) -> Address:
+        """Its name; who connects looks it up anew."""
+        return self._address
+
+    def is_stale(self) -> bool:
+        """Only an answer can tell."""
+        return False
+
+    def is_left(self, error: str) -> bool:
+        """A replica refuses to write, and to read once it has lost its primary."""
+        return error.startswith(("READONLY", "MASTERDOWN"))
+
+
 class PrimaryPlace:
     """The primary that sentinels know."""
 

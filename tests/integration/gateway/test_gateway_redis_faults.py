@@ -1,6 +1,7 @@
 """Redis out of memory, read-only, without its scripts: a clear 503, nothing half-accepted, and all is well later."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 import uuid
@@ -16,6 +17,7 @@ from forebay_common.redis_client import RedisSettings, command, connect
 from forebay_common.scripts import load_all
 from support.gateway_process import Deployed, GatewayProcess, deploy, echo
 from support.queue_side import records
+from support.redis_servers import TcpServer
 from support.valkey import ValkeyServer
 from support.waiting import wait_until_async
 
@@ -154,6 +156,79 @@ class TestReadOnly:
         assert (await client.post(spoilt.path, headers=EVENT)).status_code == 202
 
 
+class Name:
+    """A port on loopback that leads to one server and later to another, as a host's name does.
+
+    Connections stay with the server that they were made to.
+    """
+
+    def __init__(self, to: TcpServer) -> None:
+        self.to = to
+        self._copies: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> int:
+        """Listen; gives the port."""
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def close(self) -> None:
+        self._server.close()
+        for copy in self._copies:
+            copy.cancel()
+        await asyncio.gather(*self._copies, return_exceptions=True)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, onward = await asyncio.open_connection("127.0.0.1", self.to.port)
+        for source, sink in ((reader, onward), (there, writer)):
+            copy = asyncio.create_task(self._copy(source, sink))
+            self._copies.add(copy)
+            copy.add_done_callback(self._copies.discard)
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+        writer.close()
+
+
+class TestFailover:
+    async def test_a_primary_that_became_a_replica_is_left_for_who_has_its_name_now(self, tmp_path: Path) -> None:
+        first = TcpServer("valkey")
+        second = TcpServer("valkey", first)
+        name = Name(first)
+        process = GatewayProcess(tmp_path, first.settings | {"port": await name.open()}, "tn")
+        admin = connect(RedisSettings.from_json(first.settings))
+        try:
+            first.start()
+            second.start()
+            await load_all(admin)
+            function = await deploy(process, admin, "f")
+            await asyncio.to_thread(process.start)
+            await wait_until_async(lambda: _replicated(second), "the replica has what the primary has")
+            second.ask("REPLICAOF", "NO", "ONE")
+            new = connect(RedisSettings.from_json(second.settings))
+            await load_all(new)
+            await new.aclose()
+            first.ask("REPLICAOF", "127.0.0.1", str(second.port))
+            name.to = second
+            async with process.client() as client:
+
+                async def accepted() -> bool:
+                    answer = await client.post(function.path, headers=EVENT)
+                    assert answer.status_code in {202, 503}
+                    return answer.status_code == 202
+
+                await wait_until_async(accepted, "events are accepted by the new primary")
+            assert second.ask("XLEN", function.queue.async_) == b":1\r\n"
+        finally:
+            await asyncio.to_thread(process.end)
+            await admin.aclose()
+            await name.close()
+            second.close()
+            first.close()
+
+
 class TestWithoutScripts:
     @pytest.fixture
     async def without_scripts(self, admin: Redis, spoilt: Deployed) -> None:
@@ -228,3 +303,7 @@ async def _was_asked(admin: Redis) -> bool:
     """Whether a script was asked for that is not there."""
     errors = await admin.info("errorstats")
     return int(errors.get("errorstat_NOSCRIPT", {"count": 0})["count"]) > 0
+
+
+async def _replicated(replica: TcpServer) -> bool:
+    return replica.is_synchronised
