@@ -60,11 +60,9 @@ class Load:
         synced = any(began > moment and status == OK for began, _, status in list(self.answers))
         return synced and any(began > moment for began in list(self.accepted.values()))
 
-    def not_run(self, between: tuple[float, float] = (0, 0)) -> set[str]:
-        """Accepted events that have not run; without those that were sent between two moments."""
-        first, last = between
-        certain = {ident for ident, moment in list(self.accepted.items()) if not first < moment < last}
-        return certain - set(self.ledger.entries())
+    def not_run(self) -> set[str]:
+        """Accepted events that have not run."""
+        return set(self.accepted) - set(self.ledger.entries())
 
     def _call(self, name: str, caller: str, kind: str) -> None:
         count = 0

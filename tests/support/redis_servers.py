@@ -148,11 +148,11 @@ class Sentinel:
 
 
 class SentinelGroup:
-    """A primary, a replica and three sentinels; `url` is how the platform finds them, `settings` the same as JSON."""
+    """A primary, two replicas, three sentinels; `url` is how the platform finds them, `settings` the same as JSON."""
 
     def __init__(self, kind: str = "valkey", options: Sequence[str] = ()) -> None:
         self.first = TcpServer(kind, options=options)
-        self.second = TcpServer(kind, self.first, options=options)
+        self.replicas = [TcpServer(kind, self.first, options=options) for _ in range(2)]
         sentinel_password = secrets.token_hex(16)
         self.sentinels = [Sentinel(kind, self.first, 2, sentinel_password) for _ in range(3)]
         hosts = [f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels]
@@ -170,16 +170,18 @@ class SentinelGroup:
     def start(self) -> None:
         """Start all, and return once a failover would work."""
         self.first.start()
-        self.second.start()
+        for replica in self.replicas:
+            replica.start()
         for sentinel in self.sentinels:
             sentinel.start()
-        wait_until(lambda: self.second.is_synchronised, "the replica has what the primary has")
+        wait_until(lambda: all(r.is_synchronised for r in self.replicas), "the replicas have what the primary has")
         wait_until(lambda: all(map(self._knows_all, self.sentinels)), "the sentinels know each other and the replica")
 
-    def wait_failed_over(self, to: TcpServer) -> None:
-        """Return once a server is the primary, by its own word and the sentinels'."""
-        wait_until(lambda: to.ask("ROLE").startswith(b"*3\r\n$6\r\nmaster"), "the replica is the primary", 20)
-        port = f"\r\n{to.port}\r\n".encode()
+    def wait_failed_over(self) -> None:
+        """Return once a replica is the primary, by its own word and the sentinels'."""
+        wait_until(lambda: any(map(self._is_primary, self.replicas)), "a replica is the primary", 20)
+        [primary] = filter(self._is_primary, self.replicas)
+        port = f"\r\n{primary.port}\r\n".encode()
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY_NAME)
         wait_until(lambda: all(port in sentinel.ask(*question) for sentinel in self.sentinels), "sentinels know it", 20)
 
@@ -187,14 +189,18 @@ class SentinelGroup:
         """End all."""
         for sentinel in self.sentinels:
             sentinel.close()
-        self.second.close()
-        self.first.close()
+        for server in (*self.replicas, self.first):
+            server.close()
+
+    @staticmethod
+    def _is_primary(server: TcpServer) -> bool:
+        return server.ask("ROLE").startswith(b"*3\r\n$6\r\nmaster")
 
     def _knows_all(self, sentinel: Sentinel) -> bool:
         told = sentinel.ask("SENTINEL", "MASTER", PRIMARY_NAME)
         members = told.split(b"\r\n")
         pairs = dict(zip(members[2::4], members[4::4], strict=False))
-        return pairs.get(b"num-slaves") == b"1" and pairs.get(b"num-other-sentinels") == b"2"
+        return pairs.get(b"num-slaves") == b"2" and pairs.get(b"num-other-sentinels") == b"2"
 
 
 class ClusterServers:
