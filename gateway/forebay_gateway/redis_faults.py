@@ -12,6 +12,7 @@ NOT_REPLICATED = "Redis has the event, but no replica of it has confirmed that i
 
 _WORDS = {
     "BUSY": "Redis is busy",
+    "CLUSTERDOWN": "the Redis Cluster has lost a part of itself",
     "LOADING": "Redis is loading its data",
     "MASTERDOWN": "Redis is a replica and has lost its primary",
     "MISCONF": "Redis cannot save its data and takes no writes",
@@ -19,6 +20,7 @@ _WORDS = {
     "NOREPLICAS": "Redis has not enough replicas and takes no writes",
     "OOM": "Redis is out of memory",
     "READONLY": "Redis takes no writes, being a replica",
+    "TRYAGAIN": "Redis is moving the function's keys to another node",
     UNKNOWN_SCRIPT: "Redis was restarted and does not know its scripts yet",
 }
 

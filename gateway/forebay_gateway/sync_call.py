@@ -9,8 +9,8 @@ from forebay_common.tlv import pack_field
 from forebay_gateway import lambda_errors
 from forebay_gateway.identifiers import uuid_text
 from forebay_gateway.lambda_errors import ClientLeft
-from forebay_gateway.redis_faults import MAY_RUN, words_of
-from forebay_gateway.redis_link import RedisUnavailable
+from forebay_gateway.redis_faults import AWAY, MAY_RUN, words_of
+from forebay_gateway.redis_link import NotConnected, RedisUnavailable
 from forebay_gateway.replies import Waiting
 from forebay_gateway.table import Function
 
@@ -88,6 +88,9 @@ class SyncCall(Waiting):
         elif reply is None:
             self.dispatcher.drop_body(self.body_key)
             self.fail(lambda_errors.deleted(self.function.entry.arn))
+        elif isinstance(reply, NotConnected):
+            # It was held back behind its payload, and the node of the Cluster went away meanwhile.
+            self.fail(lambda_errors.unavailable(AWAY))
         elif isinstance(reply, RedisUnavailable):
             self.fail(lambda_errors.unconfirmed(MAY_RUN))
         else:

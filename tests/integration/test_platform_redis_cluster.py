@@ -31,9 +31,8 @@ def cluster() -> Iterator[ClusterServers]:
 
 @pytest.fixture(scope="module")
 def platform(cluster: ClusterServers) -> Iterator[Platform]:
-    with running_platform(
-        "--async-retry-delays", "0.5,1", "--redis", cluster.url, "--durability", "replica"
-    ) as running:
+    options = ("--async-retry-delays", "0.5,1", "--durability", "replica")
+    with running_platform("--redis", cluster.url, *options) as running:
         yield running
 
 

@@ -26,9 +26,8 @@ def sentinels() -> Iterator[SentinelGroup]:
 
 @pytest.fixture
 def platform(sentinels: SentinelGroup) -> Iterator[Platform]:
-    with running_platform(
-        "--async-retry-delays", "0.5,1", "--redis", sentinels.url, "--durability", "replica"
-    ) as running:
+    options = ("--async-retry-delays", "0.5,1", "--durability", "replica")
+    with running_platform("--redis", sentinels.url, *options) as running:
         yield running
 
 
