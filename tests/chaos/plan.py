@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 # How a part can be hurt. Of its connections to Redis: all end; one ends in the middle of a request; requests arrive
 # but no replies; all end, which Redis hears of later only; no new ones are made; each chunk is late; nothing passes.
+# Redis itself: its disk is full; its memory is; it is made a replica, which takes no writes.
 KILL = "kill"
 PAUSE = "pause"
 CUT = "cut"
@@ -14,6 +15,9 @@ HALF = "half"
 REFUSE = "refuse"
 SLOW = "slow"
 STALL = "stall"
+FULL_DISK = "full disk"
+FULL_MEMORY = "full memory"
+READ_ONLY = "read-only"
 # The parts.
 HANDLER = "handler"
 RUNTIME = "runtime"
@@ -26,7 +30,8 @@ PROCESSES = "processes"
 PAUSES = "pauses"
 REDIS = "redis"
 WIRES = "wires"
-FAMILIES = (PROCESSES, PAUSES, REDIS, WIRES)
+STORE = "store"
+FAMILIES = (PROCESSES, PAUSES, REDIS, WIRES, STORE)
 
 EVERYSEC = "everysec"
 ALWAYS = "always"
@@ -158,7 +163,7 @@ def make_plan(seed: int, events: int, families: tuple[str, ...] = ()) -> Plan:
     """The plan of a seed with so many calls; `families` () lets the seed choose."""
     chance = random.Random(f"{seed} how")
     chosen = families or tuple(sorted(chance.sample(FAMILIES, chance.choice((1, 2, 2, 3, 4)))))
-    embedded = WIRES not in chosen and chance.random() < 0.5
+    embedded = not {WIRES, STORE}.intersection(chosen) and chance.random() < 0.5
     fsync = EVERYSEC if chance.random() < 0.6 else ALWAYS
     duration_s = max(DURATION_MIN_S, events / EVENTS_PER_S)
     return Plan(
@@ -201,6 +206,13 @@ _MENU: dict[str, tuple[tuple[str, str, tuple[float, float], int], ...]] = {
         (PAUSE, VALKEY, (0.2, 2.0), 2),
         # So that what a dead Redis finds is not only healthy parts.
         (KILL, RUNTIME, (0, 0), 2),
+    ),
+    STORE: (
+        (FULL_DISK, VALKEY, (0.5, 2.5), 2),
+        (FULL_MEMORY, VALKEY, (0.5, 2.5), 2),
+        (READ_ONLY, VALKEY, (0.5, 2.5), 2),
+        (KILL, RUNTIME, (0, 0), 2),
+        (KILL, GATEWAY, (0.1, 1.0), 1),
     ),
     WIRES: tuple(
         (how, part, for_s, weight)

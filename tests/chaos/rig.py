@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from forebay_cli import embedded_valkey
-from forebay_common.redis_client import RedisSettings, connect
+from forebay_common.redis_client import RedisSettings, command, connect
 from support.platform import Platform, free_port
 from support.waiting import wait_until_async
 
@@ -77,7 +78,7 @@ class Rig:
         return connect(self.redis_settings)
 
     async def _start_redis(self) -> str:
-        folder = self.folder / "valkey"
+        folder = self.valkey_folder
         folder.mkdir()
         password = secrets.token_hex(16)
         self._valkey_socket = self.folder / "valkey.sock"
@@ -91,6 +92,18 @@ class Rig:
         await self.proxy.start()
         return f"unix://:{password}@{self.proxy.socket}"
 
+    @property
+    def valkey_folder(self) -> Path:
+        """Where a Valkey of ours keeps its append-only file."""
+        return self.folder / "valkey"
+
+    async def tell_valkey(self, *words: str) -> None:
+        """Give Valkey a command; one that is away does not hear it."""
+        redis = self.connect()
+        with suppress(RedisError):
+            await command(redis, *words)
+        await redis.aclose()
+
     def start_valkey(self) -> None:
         """Start Valkey, where it is ours, after it was killed too."""
         with (self.folder / "valkey.log").open("ab") as log:
@@ -103,7 +116,15 @@ class Rig:
             self._second = self._spawn(command, log)
 
     def _spawn(self, command: list[str], log: Any) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            # A file that cannot grow is an error, as on a full disk, and no signal that ends the process.
+            restore_signals=False,
+        )
         self.tree.roots.append(child.pid)
         return child
 

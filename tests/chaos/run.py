@@ -18,7 +18,7 @@ from support.waiting import wait_until_async
 from . import functions, plan, queues, starvation
 from .case import Evidence, Verdict
 from .executions import Executions
-from .faults import Faults, timeline
+from .faults import Faults, Hit, timeline
 from .load import Load
 from .parts import Process
 from .plan import FUNCTIONS, Plan
@@ -128,9 +128,6 @@ async def _run(rig: Rig, executions: Executions, outcome: Outcome) -> None:
         outcome.timeline = timeline(faults.hits, began_s)
         outcome.faults = len(faults.hits)
         outcome.fsync_delayed = watch.fsync_delayed
-        killed_everysec = outcome.plan.fsync == plan.EVERYSEC and any(
-            hit.part == plan.VALKEY and hit.how == plan.KILL for hit in faults.hits
-        )
         idents = {call.invocation_id.replace("-", ""): call.plan.ident for call in load.calls}
         found = await queues.function_queues(redis)
         outcome.verdict = judge(
@@ -141,7 +138,7 @@ async def _run(rig: Rig, executions: Executions, outcome: Outcome) -> None:
                 hits=faults.hits,
                 results=await results(rig.urls[0], {call.invocation_id for call in load.calls if call.accepted}),
                 starvation=watch.starvation,
-                loss_allowed=killed_everysec and watch.fsync_delayed > 0,
+                loss_allowed=_loss_allowed(outcome.plan, faults.hits, watch.fsync_delayed),
             )
         )
         outcome.verdict.violations += [
@@ -156,6 +153,13 @@ async def _run(rig: Rig, executions: Executions, outcome: Outcome) -> None:
     if code != 0:
         outcome.verdict.wrong(f"`forebay up` ended with exit code {code}")
     await _gone(rig, outcome.verdict)
+
+
+def _loss_allowed(planned: Plan, hits: Sequence[Hit], fsync_delayed: int) -> bool:
+    """Whether Redis was killed while what it had accepted may not have been on its disk."""
+    killed = any(hit.part == plan.VALKEY and hit.how == plan.KILL for hit in hits)
+    behind = fsync_delayed > 0 or any(hit.how == plan.FULL_DISK for hit in hits)
+    return planned.fsync == plan.EVERYSEC and killed and behind
 
 
 async def _create_functions(rig: Rig, ledger: str) -> None:
