@@ -159,7 +159,7 @@ async def test_a_stream_gets_the_record_and_its_id(running: DestinationRig) -> N
     assert first[b"id"].decode().startswith(f"{UUID(bytes=ended.invocation_id)}_")
     told = [json.loads(fields[b"record"])["requestContext"]["condition"] for fields in (first, second)]
     assert sorted(told) == ["RetriesExhausted", "Success"]
-    assert running.counted(spec, "stream", "delivered") == 2
+    await running.counts(spec, "stream", "delivered", 2)
 
 
 async def test_hundreds_of_ends_are_told_once_each(running: DestinationRig) -> None:

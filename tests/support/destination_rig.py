@@ -93,6 +93,10 @@ class DestinationRig(Rig):
         """How often telling a kind of destination came to this."""
         return self._metric("forebay_destination_records_total", spec, kind=kind, outcome=outcome)
 
+    async def counts(self, spec: FunctionSpec, kind: str, outcome: str, times: int) -> None:
+        """Wait until it has come to this so often; it is counted just after the outbox has changed."""
+        await until(lambda: self.counted(spec, kind, outcome) == times, f"{outcome}: {times}")
+
     def pending(self, spec: FunctionSpec) -> float:
         """How many ends wait, by the controller's own metrics."""
         return self._metric("forebay_destination_pending", spec)
