@@ -135,15 +135,15 @@ async def _find(redis: Redis, queue: VersionQueue, ids: Sequence[bytes]) -> list
 
 def _state(answer: list[Any]) -> EventState:
     if answer[0].decode() == _ENDED:
-        _, entry_id, fields = answer
-        members = dict(zip(fields[::2], fields[1::2], strict=True))
+        _, entry_id, how, frame = answer
+        status, attempts, accepted_ms, reason = how.decode().split(" ", 3)
         return EventState(
-            members[b"s"].decode(),
-            int(members[b"a"]),
-            int(members[b"t"]),
+            status,
+            int(attempts),
+            int(accepted_ms),
             ended_ms=int(entry_id.split(b"-", 1)[0]),
-            reason=members[b"reason"].decode(),
-            frame=frame_of(members[b"f"]),
+            reason=reason,
+            frame=frame_of(frame),
             entry_id=entry_id,
         )
     place, entry_id, consumer, due_ms, raw = answer

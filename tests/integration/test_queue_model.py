@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import run_state_machine_as_test
 from redis.asyncio import Redis
 
 from forebay_common import scripts
@@ -21,7 +21,7 @@ from forebay_common.recovery import abandon_instance, fail_queued_sync, reap_exp
 from forebay_common.redis_client import RedisSettings, command, run
 from forebay_runtime.finishing import AGE_EXCEEDED, CANCELLED, DEAD, DONE, EXPIRED, RETRIES_EXHAUSTED, RETRY
 from support.queue_callers import CallersMachine
-from support.queue_machine import DEATHS, Instance, oldest
+from support.queue_machine import DEATHS, Instance, oldest, step
 from support.queue_model import (
     GONE,
     LEASED,
@@ -47,16 +47,16 @@ class ProtocolMachine(CallersMachine):
 
     # --- instances
 
-    @precondition(lambda self: len(self.living()) < INSTANCES_MAX)
-    @rule()
-    def start(self) -> None:
+    @step(2, lambda self: len(self.living()) < INSTANCES_MAX)
+    def start(self, data: st.DataObject) -> None:
+        del data
         instance = Instance(f"i{len(self.instances)}", self.queue)
         self.instances.append(instance)
         self.do(start_instance(self.redis, self.queue, instance.name))
 
-    @precondition(lambda self: self.living() and self.some(lambda item: item.place.where == QUEUED))
-    @rule(data=st.data(), count=st.integers(1, 4))
-    def lease(self, data: st.DataObject, count: int) -> None:
+    @step(5, lambda self: self.living() and self.some(lambda item: item.place.where == QUEUED))
+    def lease(self, data: st.DataObject) -> None:
+        count = data.draw(st.integers(1, 4))
         instance = data.draw(st.sampled_from(self.living()))
         is_sync = self.choose(data, lambda item: item.place.where == QUEUED).is_sync
         stream = self.queue.sync if is_sync else self.queue.async_
@@ -68,8 +68,7 @@ class ProtocolMachine(CallersMachine):
             item.place = Place(LEASED, instance.name, attempt=item.place.attempt)
             self.hold(instance, item)
 
-    @precondition(lambda self: self.holders())
-    @rule(data=st.data())
+    @step(2, lambda self: self.holders())
     def begin(self, data: st.DataObject) -> None:
         for item in self.choose_held(data, self.choose_holder(data)):
             item.begun = True
@@ -79,10 +78,10 @@ class ProtocolMachine(CallersMachine):
         same = item.entry_id == instance.entry_of(item)
         return same and item.held_by(instance.name) and not item.place.deleted
 
-    @precondition(lambda self: self.holders())
-    @rule(data=st.data(), dies=st.booleans())
-    def finish(self, data: st.DataObject, *, dies: bool) -> None:
+    @step(6, lambda self: self.holders())
+    def finish(self, data: st.DataObject) -> None:
         """In one write, as an instance's turn does: replies, acknowledgements, scripts."""
+        dies = data.draw(st.sampled_from((False, False, True)))
         instance = self.choose_holder(data)
         allowed: dict[bytes, list[Place]] = {}
         for item in self.choose_held(data, instance):
@@ -103,9 +102,9 @@ class ProtocolMachine(CallersMachine):
                 allowed.setdefault(item.record.invocation_id, [])
         self.carry_out(data, instance, allowed, dies=dies)
 
-    @precondition(lambda self: self.holders())
-    @rule(data=st.data(), dies=st.booleans())
-    def hand_back(self, data: st.DataObject, *, dies: bool) -> None:
+    @step(2, lambda self: self.holders())
+    def hand_back(self, data: st.DataObject) -> None:
+        dies = data.draw(st.sampled_from((False, False, True)))
         instance = self.choose_holder(data)
         chosen = [item for item in self.choose_held(data, instance) if not item.begun]
         allowed: dict[bytes, list[Place]] = {}
@@ -119,20 +118,9 @@ class ProtocolMachine(CallersMachine):
         if chosen:
             self.carry_out(data, instance, allowed, dies=dies)
 
-    @rule(data=st.data(), what=st.sampled_from(("renew", "late finish", "time passes", "results are forgotten")))
-    def do_something_small(self, data: st.DataObject, what: str) -> None:
-        """Steps that are done together, so that the others come more often."""
-        if what == "renew" and self.holders():
-            self.renew(self.choose_holder(data))
-        elif what == "late finish" and self.where(LEASED):
-            outcome = data.draw(st.sampled_from((DONE, RETRY, DEAD, EXPIRED, CANCELLED)))
-            self.finish_another_ones(data.draw(st.sampled_from(self.where(LEASED))), outcome)
-        elif what == "results are forgotten":
-            self.forget_results()
-        else:
-            self.let_time_pass()
-
-    def renew(self, instance: Instance) -> None:
+    @step(1, lambda self: self.holders())
+    def renew(self, data: st.DataObject) -> None:
+        instance = self.choose_holder(data)
         for is_sync, stream in ((True, self.queue.sync), (False, self.queue.async_)):
             asked = {entry_id: item for entry_id, item in instance.held.items() if item.is_sync == is_sync}
             if not asked:
@@ -141,7 +129,10 @@ class ProtocolMachine(CallersMachine):
             mine = [key for key, item in asked.items() if item.held_by(instance.name) and item.entry_id == key]
             assert kept == mine, "only what is still its own is renewed"
 
-    def finish_another_ones(self, item: Item, outcome: str) -> None:
+    @step(1, lambda self: self.where(LEASED))
+    def finish_another_ones(self, data: st.DataObject) -> None:
+        item = data.draw(st.sampled_from(self.where(LEASED)))
+        outcome = data.draw(st.sampled_from((DONE, RETRY, DEAD, EXPIRED, CANCELLED)))
         done = finish_async(
             *(self.redis, self.queue, item.entry_id, "a stranger", outcome),
             group=item.group,
@@ -149,10 +140,10 @@ class ProtocolMachine(CallersMachine):
         )
         assert self.do(done) == 0, "only the lease's holder finishes"
 
-    @precondition(lambda self: self.living())
-    @rule(data=st.data(), how=st.sampled_from(("leaves", "dies", "is paused")))
-    def lose_an_instance(self, data: st.DataObject, how: str) -> None:
+    @step(1, lambda self: self.living())
+    def lose_an_instance(self, data: st.DataObject) -> None:
         instance = data.draw(st.sampled_from(self.living()))
+        how = data.draw(st.sampled_from(("leaves", "dies", "is paused")))
         if how == "leaves":
             self.leave(instance)
         elif how == "dies":
@@ -171,16 +162,28 @@ class ProtocolMachine(CallersMachine):
 
     # --- controller
 
-    @rule(data=st.data(), dies=DEATHS, what=st.sampled_from(("abandon", "reap", "refuse", "deliver")))
-    def control_something(self, data: st.DataObject, dies: int | None, what: str) -> None:
-        if what == "deliver":
-            self.deliver_delayed()
-        elif what == "refuse":
-            self.refuse(dies)
-        elif what == "abandon" and self.dead():
-            self.abandon(data.draw(st.sampled_from(self.dead())), dies)
-        else:
-            self.reap(dies)
+    @step(2, lambda self: self.dead())
+    def abandon_one(self, data: st.DataObject) -> None:
+        self.abandon(data.draw(st.sampled_from(self.dead())), data.draw(DEATHS))
+
+    @step(1)
+    def reap_all(self, data: st.DataObject) -> None:
+        self.reap(data.draw(DEATHS))
+
+    @step(1, lambda self: self.where(QUEUED, is_sync=True))
+    def refuse_calls(self, data: st.DataObject) -> None:
+        self.refuse(data.draw(DEATHS))
+
+    @step(2, lambda self: self.where(DELAYED))
+    def wait_and_deliver(self, data: st.DataObject) -> None:
+        if data.draw(st.booleans()):
+            self.let_time_pass()
+        self.deliver_delayed()
+
+    @step(1, lambda self: self.some(lambda item: item.place.result))
+    def forget(self, data: st.DataObject) -> None:
+        del data
+        self.forget_results()
 
     def abandon(self, instance: Instance, dies: int | None) -> None:
         def work(redis: Redis) -> Coroutine[Any, Any, object]:
@@ -219,7 +222,7 @@ class ProtocolMachine(CallersMachine):
                 self.allow(allowed, item, reclaimed(item))
             elif queued and item.is_sync and item.place.where == QUEUED:
                 allowed[ident] = [Place(LEASED, CONTROLLER_CONSUMER), Place(GONE)]
-        return self.step(dies, work, allowed) is not None
+        return self.part_of(dies, work, allowed) is not None
 
     def let_time_pass(self) -> None:
         """Until all that is delayed is due."""

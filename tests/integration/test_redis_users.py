@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from forebay_common import scripts
 from forebay_common.keys import GROUP, PlatformKeys
-from forebay_common.limits import RESULTS_MAX
+from forebay_common.limits import RESULTS_MAX_BYTES
 from forebay_common.queue import VersionQueue, create_queues
 from forebay_common.record import FLAG_DESTINATION_FAILURE, FLAG_DESTINATION_SUCCESS
 from forebay_common.redis_client import RedisSettings, command, connect, run
@@ -93,9 +93,11 @@ async def end_events(redis: Redis, instance: Redis) -> None:
         assert await done == 1
         while left := await lease(redis, QUEUE.async_, "i2"):
             await finish_async(redis, QUEUE, left[0], "i2", "done", group=group)
-    for _ in range(RESULTS_MAX):
-        result = ("i", secrets.token_bytes(16), "s", "succeeded", "a", 1, "t", 1, "reason", "", "f", "f")
+    for _ in range(20):
+        result = ("i", secrets.token_bytes(16), "e", "succeeded 1 1 ", "f", "f")
         await command(redis, "XADD", QUEUE.ended, "*", *result)
+    # They were not weighed: as if they were heavy ones.
+    await command(redis, "HSET", QUEUE.live, "kept", RESULTS_MAX_BYTES)
     before = await command(redis, "XLEN", QUEUE.ended)
     await append(redis, QUEUE, event())
     [entry_id] = await lease(instance, QUEUE.async_, "i1")

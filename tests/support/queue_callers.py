@@ -4,7 +4,6 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
 from redis.asyncio import Redis
 
 from forebay_common import limits, scripts
@@ -21,7 +20,7 @@ from forebay_common.record import (
     Invocation,
 )
 from forebay_common.redis_client import command, run
-from support.queue_machine import DEATHS, QueueMachine
+from support.queue_machine import DEATHS, QueueMachine, step
 from support.queue_model import (
     BURIED,
     DESTINATION_FAILED,
@@ -45,7 +44,7 @@ KEYS = (NO_HASH, b"k" * 16, b"k" * 16)
 PAYLOADS = (*[b"p" * 16] * 3, b"q" * 16)
 FLAGS = (0, FLAG_DESTINATION_SUCCESS, FLAG_DESTINATION_FAILURE, FLAG_DESTINATION_SUCCESS | FLAG_DESTINATION_FAILURE)
 DAY_S = 86_400
-DIES_BETWEEN = st.one_of(st.none(), st.none(), st.just(1))
+DIES_BETWEEN = (None, None, None, 1)
 
 
 class CallersMachine(QueueMachine):
@@ -53,47 +52,32 @@ class CallersMachine(QueueMachine):
 
     # --- gateway
 
-    @rule(
-        is_sync=st.booleans(),
-        count=st.integers(2, 4),
-        age_ms=st.sampled_from(AGES_MS),
-        group=st.sampled_from((NO_HASH, *GROUPS)),
-    )
-    def accept_some(self, count: int, age_ms: int, group: bytes, *, is_sync: bool) -> None:
-        for number in range(count):
+    @step(3)
+    def accept_some(self, data: st.DataObject) -> None:
+        is_sync, age_ms = data.draw(st.booleans()), data.draw(st.sampled_from(AGES_MS))
+        group = data.draw(st.sampled_from((NO_HASH, *GROUPS)))
+        for number in range(data.draw(st.integers(2, 4))):
             if is_sync:
                 self.accept_call(call(wait_ms=age_ms), NO_HASH, NO_HASH, large=number == 0)
             else:
                 self.accept_event(event(wait_ms=age_ms, group_hash=group), 0, NO_HASH, NO_HASH, large=number == 0)
 
-    @rule(large=st.booleans(), key=st.sampled_from(KEYS), payload=st.sampled_from(PAYLOADS), dies=DIES_BETWEEN)
-    def a_call(self, key: bytes, payload: bytes, dies: int | None, *, large: bool) -> None:
-        self.accept_call(call(), key, payload, large=large, dies=dies)
+    @step(2)
+    def a_call(self, data: st.DataObject) -> None:
+        key, payload = data.draw(st.sampled_from(KEYS)), data.draw(st.sampled_from(PAYLOADS))
+        dies = data.draw(st.sampled_from(DIES_BETWEEN))
+        self.accept_call(call(), key, payload, large=data.draw(st.booleans()), dies=dies)
 
-    @rule(
-        large=st.booleans(),
-        age_ms=st.sampled_from(AGES_MS),
-        group=st.sampled_from((NO_HASH, *GROUPS)),
-        flags=st.sampled_from(FLAGS),
-        delay_ms=st.sampled_from((0, 0, LATER_MS)),
-        key=st.sampled_from(KEYS),
-        payload=st.sampled_from(PAYLOADS),
-        dies=DIES_BETWEEN,
-    )
-    def an_event(
-        self,
-        age_ms: int,
-        group: bytes,
-        flags: int,
-        delay_ms: int,
-        key: bytes,
-        payload: bytes,
-        dies: int | None,
-        *,
-        large: bool,
-    ) -> None:
-        record = event(wait_ms=age_ms, group_hash=group, flags=flags)
-        self.accept_event(record, delay_ms, key, payload, large=large, dies=dies)
+    @step(4)
+    def an_event(self, data: st.DataObject) -> None:
+        record = event(
+            wait_ms=data.draw(st.sampled_from(AGES_MS)),
+            group_hash=data.draw(st.sampled_from((NO_HASH, *GROUPS))),
+            flags=data.draw(st.sampled_from(FLAGS)),
+        )
+        key, payload = data.draw(st.sampled_from(KEYS)), data.draw(st.sampled_from(PAYLOADS))
+        delay_ms, dies = data.draw(st.sampled_from((0, 0, LATER_MS))), data.draw(st.sampled_from(DIES_BETWEEN))
+        self.accept_event(record, delay_ms, key, payload, large=data.draw(st.booleans()), dies=dies)
 
     def put_body(self, record: Invocation, *, large: bool, dies: int | None) -> bool:
         """False: the gateway died right after, which leaves a body without a record, and its TTL removes that."""
@@ -165,8 +149,7 @@ class CallersMachine(QueueMachine):
         if record.claim:
             self.do(command(self.redis, "UNLINK", self.body(record)))
 
-    @precondition(lambda self: self.some(lambda item: item.is_sync))
-    @rule(data=st.data())
+    @step(1, lambda self: self.some(lambda item: item.is_sync))
     def take_back(self, data: st.DataObject) -> None:
         item = self.choose(data, lambda item: item.is_sync)
         keys = [self.queue.sync, *self.queue.body(item.record.claim)]
@@ -180,9 +163,9 @@ class CallersMachine(QueueMachine):
 
     # --- people
 
-    @precondition(lambda self: self.some(lambda item: not item.is_sync))
-    @rule(data=st.data(), dies=DEATHS, late=st.sampled_from((False, False, False, True)))
-    def cancel(self, data: st.DataObject, dies: int | None, *, late: bool) -> None:
+    @step(3, lambda self: self.some(lambda item: not item.is_sync))
+    def cancel(self, data: st.DataObject) -> None:
+        dies, late = data.draw(DEATHS), data.draw(st.sampled_from((False, False, False, True)))
         any_of = self.where(BURIED, OUTBOX, GONE) if late else self.where(*HAS_TURN, WAITING)
         item = data.draw(st.sampled_from(any_of or [item for item in self.items.values() if not item.is_sync]))
         ident, place = item.record.invocation_id, item.place
@@ -195,12 +178,12 @@ class CallersMachine(QueueMachine):
         allowed: dict[bytes, list[Place]] = {}
         if not place.has_ended:
             self.allow(allowed, item, after_cancel(item))
-        result = self.step(dies, lambda redis: cancel_event(redis, self.queue, ident), allowed)
+        result = self.part_of(dies, lambda redis: cancel_event(redis, self.queue, ident), allowed)
         assert result in {None, expected}
 
-    @precondition(lambda self: self.where(BURIED))
-    @rule(data=st.data(), dies=DEATHS, removes=st.sampled_from((False, False, True)))
-    def redrive_or_purge(self, data: st.DataObject, dies: int | None, *, removes: bool) -> None:
+    @step(2, lambda self: self.where(BURIED))
+    def redrive_or_purge(self, data: st.DataObject) -> None:
+        dies, removes = data.draw(DEATHS), data.draw(st.sampled_from((False, False, True)))
         chosen = data.draw(st.lists(st.sampled_from(self.where(BURIED)), min_size=1, max_size=3, unique=True))
         letters = {letter.invocation_id: letter for letter in self.do(list_dead(self.redis, self.queue)).entries}
         entry_ids = [letters[item.record.invocation_id].entry_id for item in chosen]
@@ -219,13 +202,13 @@ class CallersMachine(QueueMachine):
         def work(redis: Redis) -> Coroutine[Any, Any, int]:
             return (purge if removes else redrive)(redis, self.queue, entry_ids)
 
-        assert self.step(dies, work, allowed) in {None, len(chosen)}
+        assert self.part_of(dies, work, allowed) in {None, len(chosen)}
 
     # --- destinations
 
-    @precondition(lambda self: self.where(OUTBOX))
-    @rule(data=st.data(), dies=DEATHS, fails=st.booleans())
-    def tell_a_destination(self, data: st.DataObject, dies: int | None, *, fails: bool) -> None:
+    @step(2, lambda self: self.where(OUTBOX))
+    def tell_a_destination(self, data: st.DataObject) -> None:
+        dies, fails = data.draw(DEATHS), data.draw(st.booleans())
         entries: Sequence[OutboxEntry] = self.do(read_outbox(self.redis, self.queue))
         assert {entry.record.invocation_id for entry in entries} == {
             item.record.invocation_id for item in self.where(OUTBOX)
@@ -248,4 +231,4 @@ class CallersMachine(QueueMachine):
             await outbox_done(redis, self.queue, entry)
             return True
 
-        self.step(dies, work, {item.record.invocation_id: [after]})
+        self.part_of(dies, work, {item.record.invocation_id: [after]})

@@ -3,10 +3,11 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from redis.asyncio import Redis
 
 from forebay_common import limits, scripts
@@ -42,6 +43,31 @@ T = TypeVar("T")
 DEATHS = st.one_of(st.none(), st.integers(0, 5), st.integers(6, 20))
 """After how many commands a process dies; None: it lives."""
 ALL = 1_000
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that one of the parts does: how often beside others, and when it can be done at all."""
+
+    weight: int
+    can: Callable[[Any], object]
+
+
+STEPS: dict[str, Step] = {}
+
+
+def step(weight: int, can: Callable[[Any], object] = lambda _: True) -> Callable[[Callable[..., None]], Any]:
+    """A method that is one of the model's steps; it draws what it needs.
+
+    Not each a rule of its own: of those, hypothesis leaves some out of each example, and most examples were then
+    without an instance, or without a lease.
+    """
+
+    def mark(method: Callable[..., None]) -> Callable[..., None]:
+        STEPS[method.__name__] = Step(weight, can)
+        return method
+
+    return mark
 
 
 class Instance:
@@ -107,7 +133,13 @@ class QueueMachine(RuleBasedStateMachine):
         """A client of a process that dies after so many commands."""
         return cast("Redis", CrashingRedis(self.redis, ALL if dies is None else dies))
 
-    def step(
+    @rule(data=st.data())
+    def anything(self, data: st.DataObject) -> None:
+        """One step of those that are possible now."""
+        possible = [name for name, each in STEPS.items() if each.can(self) for _ in range(each.weight)]
+        getattr(self, data.draw(st.sampled_from(possible)))(data)
+
+    def part_of(
         self,
         dies: int | None,
         work: Callable[[Redis], Coroutine[Any, Any, T]],

@@ -6,6 +6,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from forebay_common import limits
 from forebay_common.events import CANCELLED, DELAYED, FAILED, QUEUED, RUNNING, SUCCEEDED, find_event
 from forebay_common.keys import GROUP, RECORD_FIELD
 from forebay_common.queue import VersionQueue
@@ -199,7 +200,8 @@ class Look:
             ident = fields[b"i"]
             assert self._live.pop(ident) == b"e:" + entry_id
             kept += len(fields[b"f"])
-            attempt, reason = int(fields[b"a"]), fields[b"reason"].decode()
+            status, attempts, _, reason = fields[b"e"].decode().split(" ", 3)
+            attempt = int(attempts)
             before = self.found.get(ident) or Seen(Place(GONE), b"", None)
             place = before.place
             assert place.has_ended, "what has ended runs no more"
@@ -207,8 +209,9 @@ class Look:
                 place = replace(place, attempt=attempt, reason=reason)
             assert place.attempt == attempt
             assert place.reason in {reason, DESTINATION_FAILED}
-            self.found[ident] = Seen(replace(place, result=fields[b"s"].decode()), b"", before.record)
-        assert int(self._live.pop(b"bytes", 0)) == kept, "the bytes of the results are known"
+            self.found[ident] = Seen(replace(place, result=status), b"", before.record)
+        weight = kept + len(ended) * (limits.RESULTS_MAX_BYTES // limits.RESULTS_MAX)
+        assert int(self._live.pop(b"kept", 0)) == weight, "what the results weigh is known"
 
 
 async def check_states(redis: Redis, queue: VersionQueue, items: Collection[Item]) -> None:

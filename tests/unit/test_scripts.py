@@ -17,7 +17,7 @@ def test_bounds_in_the_scripts_are_those_of_the_limits() -> None:
     """A script cannot read them from anywhere: it has its own copy."""
     texts = "\n".join(scripts.source(script) for script in scripts.ALL)
     copies = {
-        "RESULTS_MAX": limits.RESULTS_MAX,
+        "RESULT_WEIGHT": limits.RESULTS_MAX_BYTES // limits.RESULTS_MAX,
         "RESULTS_MAX_BYTES": limits.RESULTS_MAX_BYTES,
         "OUTBOX_MAX": limits.OUTBOX_MAX,
         "DEAD_TTL_S": limits.DEAD_LETTER_TTL_S,

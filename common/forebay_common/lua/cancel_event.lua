@@ -19,12 +19,11 @@ local kind = string.sub(place, 1, 1)
 if kind == 'e' then
   return {3}
 end
-local record, accepted
+local record, id = nil, ''
 if kind == 'd' or kind == 'g' then
   record = string.sub(place, 2)
-  accepted = accepted_ms(record, '')
 else
-  local id = string.match(place, '^%S+')
+  id = string.match(place, '^%S+')
   local held = pending(stream, id, id, 1)
   if held and held[1] then
     redis.call('HSET', live, invocation, id .. ' c')
@@ -35,10 +34,9 @@ else
     return {0}
   end
   record = entry[2][2]
-  accepted = accepted_ms(record, id)
   redis.call('XDEL', stream, id)
 end
-keep_result(KEYS[4], live, invocation, 'cancelled', attempts(record, 0), accepted, 'Cancelled', '')
+keep_result(KEYS[4], live, record, id, 'cancelled', attempts(record, 0), 'Cancelled', '')
 if KEYS[7] then
   redis.call('UNLINK', KEYS[7])
 end

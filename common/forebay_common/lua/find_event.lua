@@ -3,7 +3,7 @@
 -- ARGV: 1 invocation id (16 bytes)
 -- Returns nil when no such event is known, else {place, entry id or '', consumer or '', due in ms or -1, record}, where
 --   place is queued, running, cancelling (leased, and cancelled meanwhile), delayed or waiting (for its group's
---   turn), or {'ended', entry id, fields of the entry}.
+--   turn), or {'ended', entry id, how it ended, reply frame}, as the entry has them.
 -- Errors: none of its own.
 --- include lease
 -- Header and fields, up to the payload's tag.
@@ -22,7 +22,8 @@ end
 local kind = string.sub(place, 1, 1)
 if kind == 'e' then
   local id = string.sub(place, 3)
-  return {'ended', id, redis.call('XRANGE', KEYS[4], id, id)[1][2]}
+  local fields = redis.call('XRANGE', KEYS[4], id, id)[1][2]
+  return {'ended', id, fields[4], fields[6]}
 elseif kind == 'd' then
   local due = redis.call('ZSCORE', KEYS[3], ARGV[1])
   return {'delayed', '', '', tonumber(due), without_payload(string.sub(place, 2))}

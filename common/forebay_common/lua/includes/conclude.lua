@@ -25,8 +25,7 @@ local function conclude(record, id, starts, status, reason, frame, body, group)
   elseif body then
     redis.call('UNLINK', body)
   end
-  keep_result(KEYS[5], KEYS[4], invocation_id(record), status, attempts(record, starts), accepted_ms(record, id),
-    reason, frame)
+  keep_result(KEYS[5], KEYS[4], record, id, status, attempts(record, starts), reason, frame)
   drop(KEYS[1], id)
   pass_turn(KEYS[1], KEYS[2], KEYS[4], KEYS[7], KEYS[8], group)
 end
