@@ -256,7 +256,7 @@ def _with_options(call: CallPlan, chance: random.Random) -> list[CallPlan]:
     """A call with what its function's calls ask for, and its repeats."""
     function = call.function
     if function.groups:
-        return [replace(call, group=f"group {chance.randrange(GROUPS)}")]
+        return [replace(call, group=f"group-{chance.randrange(GROUPS)}")]
     if function.delays:
         return [replace(call, delay_s=round(chance.uniform(*DELAY_S), 3))]
     if function.cancels and not call.sync and chance.random() < CANCELLED_SHARE:

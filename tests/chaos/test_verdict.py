@@ -84,6 +84,7 @@ WRONG: dict[str, Case] = {
     "nothing happened to an instance": ([EVENT], [], (EXHAUSTED,), ()),
     "was refused and ran": ([replace(EVENT, status=429)], RAN, (), ()),
     "no answer although its gateway lived": ([replace(EVENT, status=0, failure="ReadError: ")], RAN, (), ()),
+    "not understood": ([replace(EVENT, status=400)], [], (), ()),
     "executed 2 times": ([SYNC], RAN_AGAIN, (), (KILLED,)),
     "what it did not give": ([SYNC], [], (), ()),
     "refused and ran": ([replace(SYNC, status=503)], RAN, (), ()),

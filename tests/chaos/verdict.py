@@ -28,6 +28,8 @@ def judge(evidence: Evidence) -> Verdict:
             _waited(case, call, evidence, verdict)
             if call.status == 0 and not _broken(call, evidence):
                 verdict.wrong(f"{case.name} got no answer although its gateway lived: {case.story}")
+            if call.status in {400, 403, 404}:
+                verdict.wrong(f"{case.name} was not understood: {case.story}")
         _refused_runs(case, verdict)
         verdict.repeated += max(0, len(case.got) - 1)
         if case.plan.sync:
