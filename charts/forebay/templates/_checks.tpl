@@ -37,7 +37,16 @@
 {{- if and $external.url (not $external.secretName) (or $external.controllerUsername $external.gatewayUsername $external.functionsUsername) -}}
 {{- fail "redis.external names users without their passwords: set redis.external.secretName" -}}
 {{- end -}}
-{{- if and $external.caSecretName (not (hasPrefix "rediss://" $external.url)) -}}
+{{- if and (or $external.sentinelUsername $external.sentinelPasswordKey) (not (regexMatch "^rediss?\\+sentinel:" $external.url)) -}}
+{{- fail "redis.external.sentinelUsername and sentinelPasswordKey are for sentinels: write redis.external.url with redis+sentinel://" -}}
+{{- end -}}
+{{- if and $external.sentinelPasswordKey (not $external.secretName) -}}
+{{- fail "redis.external.sentinelPasswordKey is a key of a Secret: set redis.external.secretName" -}}
+{{- end -}}
+{{- if and (include "forebay.redis.several" .) .Values.networkPolicy.enabled (not .Values.networkPolicy.externalRedis) -}}
+{{- fail "redis.external.url names several servers, which are not all in it: set networkPolicy.externalRedis to the peers that they and their sentinels are at" -}}
+{{- end -}}
+{{- if and $external.caSecretName (not (hasPrefix "rediss" $external.url)) -}}
 {{- fail "redis.external.caSecretName is for TLS: write redis.external.url with rediss://" -}}
 {{- end -}}
 {{- end -}}
