@@ -44,10 +44,10 @@ TOGETHER = 0.3
 PAUSE_MAX_S = 3.0
 EVENTS_PER_S = 40.0
 DURATION_MIN_S = 10.0
-SYNC_SHARE = 0.25
+SYNC_SHARE = 0.4
 LARGE_SHARE = 0.08
 LARGE_BYTES = (270_000, 600_000)
-WAIT_S = (5.0, 10.0)
+WAIT_S = (5.0, 15.0)
 REPEATED_SHARE = 0.2
 """Of the calls of a function with `repeats`: those with an idempotency key."""
 REPEATS_MAX = 2

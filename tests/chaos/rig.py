@@ -25,6 +25,8 @@ from .proxy import RedisProxy
 
 _FOREBAY = ("-c", "from forebay_cli.main import main; main()")
 STOP_S = 60.0
+READY_MAX_S = 60.0
+"""On a machine that does much else."""
 
 
 class Rig:
@@ -61,6 +63,7 @@ class Rig:
             options += ["--redis", await self._start_redis()]
         self._platform = Platform(self.folder / "data", *options)
         self._platform.program = (self._python, *_FOREBAY)
+        self._platform.ready_timeout_s = READY_MAX_S
         await asyncio.to_thread(self._platform.start)
         self.tree.roots.append(self._platform.pid)
         self.run_dir = run_dir_of(self._platform.data_dir)
@@ -71,7 +74,7 @@ class Rig:
         self.redis_settings = RedisSettings.from_json(redis)
         (self.folder / "second.json").write_text(json.dumps({**document, "port": self._second_port}))
         self.start_second_gateway()
-        await wait_until_async(self._second_ready, "the second gateway is ready", 20)
+        await wait_until_async(self._second_ready, "the second gateway is ready", READY_MAX_S)
 
     def connect(self) -> Redis:
         """A client beside the proxy."""
@@ -154,7 +157,7 @@ class Rig:
     async def ready(self) -> None:
         """Return once everything serves again."""
         await asyncio.to_thread(self.platform.wait_ready)
-        await wait_until_async(self._second_ready, "the second gateway is ready", 20)
+        await wait_until_async(self._second_ready, "the second gateway is ready", READY_MAX_S)
 
     async def stop(self) -> int:
         """Stop it as a person would; the exit code of `up`."""

@@ -123,10 +123,14 @@ async def _run(rig: Rig, executions: Executions, outcome: Outcome) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run(outcome.plan.calls))
             group.create_task(faults.run(outcome.plan.faults))
-        await rig.ready()
-        stuck = await _quiet(redis)
         outcome.timeline = timeline(faults.hits, began_s)
         outcome.faults = len(faults.hits)
+        try:
+            await rig.ready()
+        except AssertionError as error:
+            outcome.verdict.wrong(f"it does not serve again: {error}")
+            return
+        stuck = await _quiet(redis)
         outcome.fsync_delayed = watch.fsync_delayed
         idents = {call.invocation_id.replace("-", ""): call.plan.ident for call in load.calls}
         found = await queues.function_queues(redis)
