@@ -78,7 +78,7 @@ def read_slots(answer: "Any", asked_host: str) -> list[SlotRange]:
             SlotRange(int(first), int(last), _address(primary, asked_host), [_address(r, asked_host) for r in replicas])
             for first, last, primary, *replicas in answer
         ]
-    except (TypeError, IndexError) as error:
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"no answer to CLUSTER SLOTS: {answer!r}") from error
 
 
