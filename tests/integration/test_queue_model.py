@@ -54,7 +54,7 @@ class ProtocolMachine(CallersMachine):
         self.instances.append(instance)
         self.do(start_instance(self.redis, self.queue, instance.name))
 
-    @step(5, lambda self: self.living() and self.some(lambda item: item.place.where == QUEUED))
+    @step(6, lambda self: self.living() and self.some(lambda item: item.place.where == QUEUED))
     def lease(self, data: st.DataObject) -> None:
         count = data.draw(st.integers(1, 4))
         instance = data.draw(st.sampled_from(self.living()))
@@ -78,7 +78,7 @@ class ProtocolMachine(CallersMachine):
         same = item.entry_id == instance.entry_of(item)
         return same and item.held_by(instance.name) and not item.place.deleted
 
-    @step(6, lambda self: self.holders())
+    @step(8, lambda self: self.holders())
     def finish(self, data: st.DataObject) -> None:
         """In one write, as an instance's turn does: replies, acknowledgements, scripts."""
         dies = data.draw(st.sampled_from((False, False, True)))
@@ -162,7 +162,7 @@ class ProtocolMachine(CallersMachine):
 
     # --- controller
 
-    @step(2, lambda self: self.dead())
+    @step(3, lambda self: self.dead())
     def abandon_one(self, data: st.DataObject) -> None:
         self.abandon(data.draw(st.sampled_from(self.dead())), data.draw(DEATHS))
 
@@ -174,7 +174,7 @@ class ProtocolMachine(CallersMachine):
     def refuse_calls(self, data: st.DataObject) -> None:
         self.refuse(data.draw(DEATHS))
 
-    @step(2, lambda self: self.where(DELAYED))
+    @step(4, lambda self: self.where(DELAYED))
     def wait_and_deliver(self, data: st.DataObject) -> None:
         if data.draw(st.booleans()):
             self.let_time_pass()

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from forebay_common import limits, scripts
 from forebay_common.dead_letters import list_dead, purge, redrive
-from forebay_common.events import QUEUED, Cancellation, CancelResult, cancel_event
+from forebay_common.events import DELAYED, QUEUED, Cancellation, CancelResult, cancel_event
 from forebay_common.outbox import OutboxEntry, outbox_dead, outbox_done, read_outbox
 from forebay_common.record import (
     FLAG_DESTINATION_FAILURE,
@@ -52,7 +52,7 @@ class CallersMachine(QueueMachine):
 
     # --- gateway
 
-    @step(3)
+    @step(2)
     def accept_some(self, data: st.DataObject) -> None:
         is_sync, age_ms = data.draw(st.booleans()), data.draw(st.sampled_from(AGES_MS))
         group = data.draw(st.sampled_from((NO_HASH, *GROUPS)))
@@ -68,7 +68,7 @@ class CallersMachine(QueueMachine):
         dies = data.draw(st.sampled_from(DIES_BETWEEN))
         self.accept_call(call(), key, payload, large=data.draw(st.booleans()), dies=dies)
 
-    @step(4)
+    @step(5)
     def an_event(self, data: st.DataObject) -> None:
         record = event(
             wait_ms=data.draw(st.sampled_from(AGES_MS)),
@@ -104,7 +104,7 @@ class CallersMachine(QueueMachine):
             return
         before, ident, state = self.stands(key)
         keys = (self.queue.sync, self.queue.keys.once(key))
-        arguments = (record.encode(), payload, record.invocation_id, DAY_S)
+        arguments = (record.encode(), payload, record.invocation_id)
         code, *rest = self.do(run(self.redis, scripts.ACCEPT_ONCE, keys, arguments))
         if not before:
             assert code == 0
@@ -131,6 +131,7 @@ class CallersMachine(QueueMachine):
         if key:
             keys.append(self.queue.keys.once(key))
             arguments += [payload, DAY_S]
+        keys += self.queue.body(record.claim)
         answer = self.do(run(self.redis, scripts.ACCEPT_ASYNC, keys, arguments))
         if before:
             self.drop_body(record)
@@ -163,11 +164,11 @@ class CallersMachine(QueueMachine):
 
     # --- people
 
-    @step(3, lambda self: self.some(lambda item: not item.is_sync))
+    @step(5, lambda self: self.some(lambda item: not item.is_sync))
     def cancel(self, data: st.DataObject) -> None:
-        dies, late = data.draw(DEATHS), data.draw(st.sampled_from((False, False, False, True)))
-        any_of = self.where(BURIED, OUTBOX, GONE) if late else self.where(*HAS_TURN, WAITING)
-        item = data.draw(st.sampled_from(any_of or [item for item in self.items.values() if not item.is_sync]))
+        dies = data.draw(DEATHS)
+        places = [place for place in (LEASED, WAITING, DELAYED, QUEUED, BURIED, OUTBOX, GONE) if self.where(place)]
+        item = data.draw(st.sampled_from(self.where(data.draw(st.sampled_from(places)))))
         ident, place = item.record.invocation_id, item.place
         if place.where == LEASED:
             expected = Cancellation(CancelResult.RUNNING, place.consumer)
@@ -181,7 +182,7 @@ class CallersMachine(QueueMachine):
         result = self.part_of(dies, lambda redis: cancel_event(redis, self.queue, ident), allowed)
         assert result in {None, expected}
 
-    @step(2, lambda self: self.where(BURIED))
+    @step(8, lambda self: self.where(BURIED))
     def redrive_or_purge(self, data: st.DataObject) -> None:
         dies, removes = data.draw(DEATHS), data.draw(st.sampled_from((False, False, True)))
         chosen = data.draw(st.lists(st.sampled_from(self.where(BURIED)), min_size=1, max_size=3, unique=True))
@@ -206,7 +207,7 @@ class CallersMachine(QueueMachine):
 
     # --- destinations
 
-    @step(2, lambda self: self.where(OUTBOX))
+    @step(6, lambda self: self.where(OUTBOX))
     def tell_a_destination(self, data: st.DataObject) -> None:
         dies, fails = data.draw(DEATHS), data.draw(st.booleans())
         entries: Sequence[OutboxEntry] = self.do(read_outbox(self.redis, self.queue))

@@ -229,7 +229,7 @@ async def check_states(redis: Redis, queue: VersionQueue, items: Collection[Item
         assert state.accepted_ms == item.accepted_ms
 
 
-OUTCOMES = ((DONE, 0), (RETRY, 0), (RETRY, LATER_MS), (DEAD, 0), (EXPIRED, 0), (RELEASED, 0), (STOPPED, 0))
+OUTCOMES = ((RETRY, LATER_MS), (DONE, 0), (RETRY, 0), (EXPIRED, 0), (RELEASED, 0), (STOPPED, 0), (DEAD, 0))
 
 
 def _ended(item: Item, result: str, attempt: int, reason: str) -> Place:
