@@ -177,19 +177,30 @@ class SentinelGroup:
         wait_until(lambda: all(r.is_synchronised for r in self.replicas), "the replicas have what the primary has")
         wait_until(lambda: all(map(self._knows_all, self.sentinels)), "the sentinels know each other and the replica")
 
-    def wait_failed_over(self) -> None:
-        """Return once a replica is the primary, by its own word and the sentinels'."""
-        wait_until(lambda: any(map(self._is_primary, self.replicas)), "a replica is the primary", 20)
-        [primary] = filter(self._is_primary, self.replicas)
-        port = f"\r\n{primary.port}\r\n".encode()
+    @property
+    def servers(self) -> list[TcpServer]:
+        """The primary and the replicas, whichever is which."""
+        return [self.first, *self.replicas]
+
+    @property
+    def primary(self) -> TcpServer | None:
+        """The server that all sentinels take for the primary and that does so itself; None while there is none."""
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY_NAME)
-        wait_until(lambda: all(port in sentinel.ask(*question) for sentinel in self.sentinels), "sentinels know it", 20)
+        ports = {lines_of(sentinel.ask(*question))[1] for sentinel in self.sentinels}
+        for server in self.servers:
+            if server.runs and {str(server.port)} == ports and self._is_primary(server):
+                return server
+        return None
+
+    def wait_failed_over(self) -> None:
+        """Return once a replica is the primary."""
+        wait_until(lambda: self.primary in self.replicas, "a replica is the primary", 20)
 
     def close(self) -> None:
         """End all."""
         for sentinel in self.sentinels:
             sentinel.close()
-        for server in (*self.replicas, self.first):
+        for server in self.servers:
             server.close()
 
     @staticmethod
