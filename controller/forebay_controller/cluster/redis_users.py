@@ -124,7 +124,9 @@ class RedisUsers:
         primaries, replicas = await nodes_of(self._redis)
         found = set([*primaries, *replicas][:NODES_MAX])
         for node in self._nodes.keys() - found:
-            await self._nodes.pop(node).client.aclose()
+            # Forgotten when that is done: whoever ends this in between still finds what to close.
+            await self._nodes[node].client.aclose()
+            del self._nodes[node]
         for node in found - self._nodes.keys():
             self._nodes[node] = _Known(connect(self._settings.at(node)))
         self._primaries = [self._nodes[node] for node in primaries if node in self._nodes]
