@@ -44,7 +44,6 @@ TOGETHER = 0.3
 PAUSE_MAX_S = 3.0
 EVENTS_PER_S = 40.0
 DURATION_MIN_S = 10.0
-SYNC_SHARE = 0.4
 LARGE_SHARE = 0.08
 LARGE_BYTES = (270_000, 600_000)
 WAIT_S = (5.0, 15.0)
@@ -63,7 +62,7 @@ FAILS_ALWAYS = 99
 class FunctionPlan:
     """A function of the load: how often its handler fails before it succeeds, and its settings.
 
-    `fails`: one of these for each call. `poison`: its handler kills itself. `only_events`: it gets no sync calls.
+    `fails`: one of these for each call. `poison`: its handler kills itself. `sync_share`: of its calls, sync ones.
     `repeats`, `cancels`, `delays`, `groups`, `reports`: some of its calls have idempotency keys, some of its events are
     called off; all are for later, are in a group, have destinations.
     """
@@ -78,7 +77,7 @@ class FunctionPlan:
     max_instances: int = 3
     idle_s: float = 60.0
     weight: int = 3
-    only_events: bool = False
+    sync_share: float = 0.4
     repeats: bool = False
     cancels: bool = False
     delays: bool = False
@@ -91,14 +90,16 @@ SINK = FunctionPlan("sink", weight=0, max_instances=2)
 FUNCTIONS = (
     FunctionPlan("quick", idle_s=1.0, weight=6, repeats=True),
     FunctionPlan("slow", work_s=(0.1, 1.2), weight=6, cancels=True),
+    # There is always a call under way whose caller is to hear of its instance's death.
+    FunctionPlan("patient", work_s=(0.8, 2.5), weight=2, sync_share=1.0),
     FunctionPlan("flaky", fails=(1,), repeats=True),
     FunctionPlan("failing", fails=(FAILS_ALWAYS,), weight=2),
     FunctionPlan("poison", poison=True, weight=1),
     # Its second retry would be due after its greatest age.
     FunctionPlan("aged", fails=(FAILS_ALWAYS,), max_retries=2, max_age_s=60, weight=1),
-    FunctionPlan("ordered", fails=(0, 0, 0, 1, FAILS_ALWAYS), work_s=(0.0, 0.1), groups=True, only_events=True),
-    FunctionPlan("later", min_instances=1, max_instances=2, weight=2, delays=True, only_events=True),
-    FunctionPlan("reported", fails=(0, 0, 1, FAILS_ALWAYS), max_instances=2, reports=True, only_events=True),
+    FunctionPlan("ordered", fails=(0, 0, 0, 1, FAILS_ALWAYS), work_s=(0.0, 0.1), groups=True, sync_share=0.0),
+    FunctionPlan("later", min_instances=1, max_instances=2, weight=2, delays=True, sync_share=0.0),
+    FunctionPlan("reported", fails=(0, 0, 1, FAILS_ALWAYS), max_instances=2, reports=True, sync_share=0.0),
     SINK,
 )
 RETRY_DELAYS_S = (0.4, 65.0)
@@ -241,7 +242,7 @@ def _calls(seed: int, events: int, duration_s: float) -> tuple[CallPlan, ...]:
             at_s=chance.uniform(0, duration_s),
             ident=f"c{len(found)}",
             function=function,
-            sync=not function.only_events and chance.random() < SYNC_SHARE,
+            sync=chance.random() < function.sync_share,
             gateway=chance.randrange(2),
             work_s=chance.uniform(*function.work_s),
             filler_bytes=filler,
