@@ -342,9 +342,15 @@ async def wakes(redis: Redis, platform: PlatformKeys) -> AsyncGenerator[str | No
         async with redis.pubsub() as channel:
             try:
                 await channel.subscribe(platform.wake_channel)
+                asked = False
                 while True:
                     message = await channel.get_message(timeout=_WAKE_POLL_S)
+                    if message is None and asked:
+                        raise RedisTimeoutError("no answer on the wake channel")
+                    # A server that hangs, or a host that is gone, tells nobody.
+                    asked = message is None
                     if message is None:
+                        await channel.ping()
                         continue
                     if message["type"] == "subscribe":
                         yield None
