@@ -34,6 +34,7 @@ _SCAN_COUNT = 1_000
 _DEAD_PAGE = 100
 _HASH_BYTES = 16
 _WAKE_POLL_S = 5.0
+_WAKE_PINGS = 2
 _RECONNECT_S = 0.5
 
 _log = logging.getLogger(__name__)
@@ -342,20 +343,20 @@ async def wakes(redis: Redis, platform: PlatformKeys) -> AsyncGenerator[str | No
         async with redis.pubsub() as channel:
             try:
                 await channel.subscribe(platform.wake_channel)
-                asked = False
-                while True:
+                unanswered = 0
+                # A server that hangs, or a host that is gone, tells nobody.
+                while unanswered < _WAKE_PINGS:
                     message = await channel.get_message(timeout=_WAKE_POLL_S)
-                    if message is None and asked:
-                        raise RedisTimeoutError("no answer on the wake channel")
-                    # A server that hangs, or a host that is gone, tells nobody.
-                    asked = message is None
                     if message is None:
                         await channel.ping()
+                        unanswered += 1
                         continue
+                    unanswered = 0
                     if message["type"] == "subscribe":
                         yield None
                     elif message["type"] == "message":
                         yield message["data"].decode()
+                _log.warning("lost the wake channel: no answer")
             except (RedisConnectionError, RedisTimeoutError) as error:
                 _log.warning("lost the wake channel: %s", error)
         await asyncio.sleep(_RECONNECT_S)
