@@ -3,7 +3,7 @@ VENV := .venv
 AWS_VENV := .venv-aws
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test chaos images e2e lint format bench requirements clean
+.PHONY: help install demo test chaos chaos-selftest images e2e lint format bench requirements clean
 
 help: ## Show what each target does
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ test: $(VENV)/installed $(AWS_VENV)/installed ## Unit and integration tests
 
 chaos: $(VENV)/installed ## Faults by seed on the real platform, compared with a ledger: SEEDS=5 EVENTS=2000
 	$(BIN)/python -m tests.chaos --seeds $(or $(SEEDS),5) --events $(or $(EVENTS),2000)
+
+chaos-selftest: $(VENV)/installed ## Break the product on purpose, and see that chaos finds each mistake
+	$(BIN)/python -m tests.chaos selftest
 
 images: ## Build the four container images with docker, podman or buildah; REGISTRY=… pushes them
 	@scripts/images.sh

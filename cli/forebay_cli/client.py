@@ -25,6 +25,7 @@ INVOKE_TIMEOUT_S = 960.0
 """Above the longest a function may run and be waited for; the platform ends the wait, not the client."""
 FORBIDDEN = 403
 NOT_FOUND = 404
+BUSY = frozenset({429, 503})
 ERROR_FROM = 400
 
 
@@ -42,6 +43,10 @@ class Invocation(NamedTuple):
 
 class NotAllowedError(UserError):
     """The platform knows the key, but the key does not allow this."""
+
+
+class BusyError(UserError):
+    """The platform cannot do it now, and did nothing: it may in a moment."""
 
 
 class Client:
@@ -79,6 +84,11 @@ class Client:
     def put_function(self, name: str, document: dict[str, Any]) -> dict[str, Any]:
         """Create or update."""
         return self._json("PUT", f"/v1/functions/{quote(name, safe='')}", document)
+
+    def signing_secret(self, name: str) -> str:
+        """What the posts to a function's destinations are signed with."""
+        found: str = self._json("GET", f"/v1/functions/{quote(name, safe='')}/signing-secret")["secret"]
+        return found
 
     def delete_function(self, name: str) -> None:
         """Delete for good."""
@@ -126,14 +136,52 @@ class Client:
             base64.b64decode(response.headers.get("x-amz-log-result", "")),
         )
 
+    def invocation(self, invocation_id: str, wait_s: float = 0) -> dict[str, Any]:
+        """What became of an async event; `wait_s` waits so long for its end. Raises BusyError."""
+        return self._json("GET", f"/v1/invocations/{quote(invocation_id, safe='')}", params={"wait": f"{wait_s:.3f}"})
+
+    def cancel_invocation(self, invocation_id: str) -> dict[str, Any]:
+        """Call an async event off; what has become of it."""
+        return self._json("POST", f"/v1/invocations/{quote(invocation_id, safe='')}/cancel")
+
+    def dead_letters(self, name: str, parameters: dict[str, str]) -> dict[str, Any]:
+        """A page of a function's dead letters."""
+        return self._json("GET", f"/v1/functions/{quote(name, safe='')}/dead-letters", params=parameters)
+
+    def dead_letter(self, name: str, dead_letter: str) -> dict[str, Any]:
+        """One dead letter with its event."""
+        return self._json("GET", f"/v1/functions/{quote(name, safe='')}/dead-letters/{quote(dead_letter, safe='')}")
+
+    def redrive(self, name: str, ids: list[str]) -> dict[str, Any]:
+        """Run dead letters again."""
+        return self._json("POST", f"/v1/functions/{quote(name, safe='')}/dead-letters/redrive", {"ids": ids})
+
+    def delete_dead_letter(self, name: str, dead_letter: str) -> None:
+        """Delete one dead letter for good."""
+        path = f"/v1/functions/{quote(name, safe='')}/dead-letters/{quote(dead_letter, safe='')}"
+        with self._plainly():
+            self._checked(self._http.delete(path))
+
+    def purge_dead_letters(self, name: str) -> int:
+        """Delete all dead letters of a function for good; how many."""
+        purged: int = self._json("DELETE", f"/v1/functions/{quote(name, safe='')}/dead-letters")["purged"]
+        return purged
+
     def get_url(self, path: str) -> httpx.Response:
         """A plain GET, as any HTTP client would do it."""
         with self._plainly():
             return self._http.get(path)
 
-    def _json(self, method: str, path: str, document: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _json(
+        self,
+        method: str,
+        path: str,
+        document: dict[str, Any] | None = None,
+        *,
+        params: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
         with self._plainly():
-            response = self._checked(self._http.request(method, path, json=document))
+            response = self._checked(self._http.request(method, path, json=document, params=params))
         found: dict[str, Any] = response.json()
         return found
 
@@ -145,7 +193,7 @@ class Client:
             text = error_text(response.status_code, response.content, self.url)
             if refused is Refusal.NOT_ALLOWED:
                 raise NotAllowedError(f"{text}. Use a key that may: {HOW_TO_USE_A_KEY}")
-            raise UserError(text)
+            raise BusyError(text) if response.status_code in BUSY else UserError(text)
         return response
 
     @contextmanager

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 APPLIED_MAX_S = 60.0
 POLL_S = 0.05
+NO_DESTINATION = "none"
+"""What `--on-success` and `--on-failure` are given to take a destination away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class DeployOptions:
     image: str | None = None
     auth: str | None = None
     egress: str | None = None
+    max_retries: int | None = None
+    max_age_s: int | None = None
+    retry_delays_s: tuple[float, ...] = ()
+    on_success: str | None = None
+    on_failure: str | None = None
 
 
 def own_runtime() -> str:
@@ -110,11 +117,19 @@ def put_document(built: Built | None, options: DeployOptions) -> dict[str, Any]:
         "concurrency": options.concurrency,
         "idle_s": options.idle_s,
     }
+    async_ = {
+        "max_retries": options.max_retries,
+        "max_age_s": options.max_age_s,
+        "retry_delays_s": list(options.retry_delays_s) or None,
+        "on_success": options.on_success,
+        "on_failure": options.on_failure,
+    }
     document: dict[str, Any] = {
         "timeout_s": options.timeout_s,
         "memory_mb": options.memory_mb,
         "env": options.env or None,
         "scale": {name: value for name, value in scale.items() if value is not None} or None,
+        "async": {name: _or_null(value) for name, value in async_.items() if value is not None} or None,
         "allowed_origins": list(options.allowed_origins) or None,
         "image": {"uri": options.image} if options.image else None,
         "auth": options.auth,
@@ -127,6 +142,11 @@ def put_document(built: Built | None, options: DeployOptions) -> dict[str, Any]:
             "code": {"zip_base64": base64.b64encode(built.zipped).decode()},
         }
     return {name: value for name, value in document.items() if value is not None}
+
+
+def _or_null(value: Any) -> Any:
+    """A setting as /v1 has it, where null takes a destination away."""
+    return None if value == NO_DESTINATION else value
 
 
 def deploy(
@@ -146,15 +166,18 @@ def deploy(
 
 
 def deploy_package(client: Client, name: str, built: Built | None, options: DeployOptions) -> dict[str, Any]:
-    """Deploy a package, or an image. Returns the function once the new code is what answers. Raises UserError."""
-    client.put_function(name, put_document(built, options))
+    """Deploy a package, or an image. Returns the function, and the deployment's `warnings`, once the new code answers.
+
+    Raises UserError.
+    """
+    warnings = client.put_function(name, put_document(built, options))["warnings"]
     deadline = time.monotonic() + APPLIED_MAX_S
     while True:
         function = client.function(name)
         if state := _settled(function):
             if state == "Failed":
                 raise UserError(f"{name} failed: {function.get('state_reason') or function.get('update_reason')}")
-            return function
+            return {**function, "warnings": warnings}
         if time.monotonic() > deadline:
             raise UserError(f"{name}: earlier code still runs after {APPLIED_MAX_S:.0f} s: see `forebay status {name}`")
         time.sleep(POLL_S)  # the API has no way to wait for a change

@@ -1,20 +1,24 @@
 """The embedded Valkey: its configuration, and the one question asked of any Redis before the rest is started."""
 
-import asyncio
-import ssl
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any
 
 from forebay_cli.errors import UserError
+from forebay_common.redis_exchange import ExchangeError, ask
+from forebay_common.redis_sentinel import Sentinels
+from forebay_common.redis_settings import RedisSettings
 
 REDIS_MINIMUM = (7, 0)
 """BLMPOP, with which gateways read their replies, came with 7.0."""
 ANSWER_TIMEOUT_S = 3.0
+_REFUSALS = ("WRONGPASS", "NOAUTH", "ERR AUTH", "NOPERM")
 
 
-def configuration(socket: Path, password: str, folder: Path) -> str:
-    """valkey.conf: a Unix socket and no TCP, everything that was acknowledged in the append-only file."""
+def configuration(socket: Path, password: str, folder: Path, *, fsync: bool = False) -> str:
+    """valkey.conf: a Unix socket and no TCP, everything that was acknowledged in the append-only file.
+
+    `fsync`: on the disk before it is acknowledged, not within about a second.
+    """
     lines = [
         "port 0",
         f"unixsocket {socket}",
@@ -22,7 +26,7 @@ def configuration(socket: Path, password: str, folder: Path) -> str:
         f"requirepass {password}",
         f'dir "{folder}"',
         "appendonly yes",
-        "appendfsync everysec",
+        f"appendfsync {'always' if fsync else 'everysec'}",
         'save ""',
         "maxmemory-policy noeviction",
         "databases 1",
@@ -45,87 +49,54 @@ def binary() -> Path:
     return path
 
 
-class RedisAddress(NamedTuple):
-    """How to reach a Redis or Valkey; the members are those of the components' configuration."""
-
-    unix_socket: str | None = None
-    host: str | None = None
-    port: int | None = None
-    tls: bool = False
-    username: str | None = None
-    password: str | None = None
-    db: int = 0
-
-    def to_document(self) -> dict[str, Any]:
-        """As the gateway and the controller read it."""
-        return self._asdict()
-
-    def __str__(self) -> str:
-        """For people: without the password."""
-        if self.unix_socket:
-            return f"unix://{self.unix_socket}"
-        return f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}/{self.db}"
-
-
-def parse_redis_url(url: str) -> RedisAddress:
-    """Read `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, `rediss://…` or `unix://[[USER]:PASSWORD@]/PATH[?db=N]`.
-
-    Raises UserError when it is none.
-    """
-    wrong = UserError(f"--redis {url!r} is no Redis URL: write redis://HOST:PORT/0, rediss://… or unix:///PATH")
+def parse_redis_url(url: str) -> RedisSettings:
+    """Read a URL as `RedisSettings.from_url` does. Raises UserError when it is none."""
     try:
-        parts = urlsplit(url)
-        port = parts.port
-        number = parse_qs(parts.query).get("db", ["0"])[0] if parts.scheme == "unix" else parts.path.strip("/") or "0"
-        db = int(number)
+        return RedisSettings.from_url(url)
     except ValueError:
-        raise wrong from None
-    username = unquote(parts.username) if parts.username else None
-    password = unquote(parts.password) if parts.password else None
-    if parts.scheme == "unix" and parts.path.startswith("/"):
-        return RedisAddress(unix_socket=unquote(parts.path), username=username, password=password, db=db)
-    if parts.scheme in {"redis", "rediss"} and parts.hostname:
-        tls = parts.scheme == "rediss"
-        return RedisAddress(None, parts.hostname, port or 6379, tls, username, password, db)
-    raise wrong
+        raise UserError(
+            f"--redis {url!r} is no Redis URL: write redis://HOST:PORT/0, unix:///PATH, "
+            "redis+sentinel://HOST:PORT,HOST:PORT/MASTER, redis+cluster://HOST:PORT,HOST:PORT, or rediss… with TLS"
+        ) from None
 
 
-async def check(address: RedisAddress) -> None:
+async def check(settings: RedisSettings) -> None:
     """See that a Redis answers, lets us in and is new enough.
 
     Raises ConnectionError, with words for people, while it does not answer or still loads its data, and UserError
     when it never will.
     """
+    if settings.sentinel_master is not None:
+        settings = settings.at(await Sentinels(settings).primary())
     try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            reader, writer = await _connect(address)
-            try:
-                await _ask(reader, writer, address)
-            finally:
-                writer.close()
-    except TimeoutError:
-        raise ConnectionError(f"no answer within {ANSWER_TIMEOUT_S:g} s") from None
-    except (OSError, asyncio.IncompleteReadError) as error:
-        raise ConnectionError(getattr(error, "strerror", None) or str(error)) from error
-
-
-async def _connect(address: RedisAddress) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    if address.unix_socket:
-        return await asyncio.open_unix_connection(address.unix_socket)
-    context = ssl.create_default_context() if address.tls else None
-    return await asyncio.open_connection(address.host, address.port, ssl=context)
-
-
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: RedisAddress) -> None:
-    if address.password is not None:
-        credentials = [address.username, address.password] if address.username else [address.password]
-        await _command(reader, writer, "AUTH", *credentials)
-    if address.db:
-        await _command(reader, writer, "SELECT", str(address.db))
-    server = await _command(reader, writer, "INFO", "server")
-    version = server_version(server)
+        _, server = await _first_answer(settings)
+    except ExchangeError as error:
+        if "LOADING" in str(error):
+            raise ConnectionError("it still loads its data") from error
+        if any(word in str(error) for word in _REFUSALS):
+            raise UserError(
+                "Redis refuses the credentials: put them into the URL, redis://USER:PASSWORD@HOST:PORT/0"
+            ) from error
+        raise
+    version = server_version(server.decode())
     if version < REDIS_MINIMUM:
-        raise UserError(f"Redis at {address} is version {'.'.join(map(str, version))}: Forebay needs 7.0 or newer")
+        raise UserError(f"Redis at {settings} is version {'.'.join(map(str, version))}: Forebay needs 7.0 or newer")
+    is_cluster = "_mode:cluster" in server.decode()  # redis_ or server_
+    if is_cluster != settings.is_cluster:
+        scheme = "redis+cluster://HOST:PORT" if is_cluster else "redis://HOST:PORT"
+        raise UserError(f"Redis at {settings} is {'' if is_cluster else 'not '}a Cluster: write --redis {scheme}")
+
+
+async def _first_answer(settings: RedisSettings) -> list[Any]:
+    """The answers to SELECT and INFO: of one of a Cluster's nodes, if it is one. Raises ExchangeError."""
+    places = [settings.at(node) for node in settings.nodes] or [settings]
+    for number, place in enumerate(places, start=1):
+        try:
+            return await ask(place, [("SELECT", settings.db), ("INFO", "server")], ANSWER_TIMEOUT_S)
+        except ExchangeError:
+            if number == len(places):
+                raise
+    raise AssertionError("there is always a place")
 
 
 def server_version(info: str) -> tuple[int, int]:
@@ -133,19 +104,3 @@ def server_version(info: str) -> tuple[int, int]:
     fields: dict[str, str] = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     major, minor, *_ = fields.get("redis_version", "0.0").split(".")
     return int(major), int(minor)
-
-
-async def _command(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *words: str) -> str:
-    """One command whose reply is a simple or a bulk string."""
-    encoded = [word.encode() for word in words]
-    writer.write(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded))
-    line = (await reader.readuntil(b"\r\n"))[:-2].decode()
-    if line.startswith("$"):
-        return (await reader.readexactly(int(line[1:]) + 2))[:-2].decode()
-    if line.startswith("-LOADING"):
-        raise ConnectionRefusedError("it still loads its data")
-    if line.startswith(("-WRONGPASS", "-NOAUTH", "-ERR AUTH", "-NOPERM")):
-        raise UserError("Redis refuses the credentials: put them into the URL, redis://USER:PASSWORD@HOST:PORT/0")
-    if line.startswith("-"):
-        raise UserError(f"Redis answers {line[1:]!r} to {words[0]}")
-    return line[1:]

@@ -21,8 +21,8 @@ def deploy_and_tell(client: Client, name: str, path: Path | None, options: Deplo
     """Deploy, with progress on stderr and the line that calls it on stdout."""
     function = deploy(client, name, path, options, note)
     note(f"{name} is deployed ({', '.join(_program(function))})")
-    if function.get("warning"):
-        note(function["warning"])
+    for warning in function["warnings"]:
+        note(warning)
     print(how_to_call(client, name))
 
 
@@ -61,7 +61,9 @@ def invoke(client: Client, name: str, payload: bytes, *, asynchronous: bool, log
     if log:
         note(outcome.log_tail.decode(errors="replace").rstrip("\n"))
     if asynchronous:
-        note("accepted; it runs once, and again if it fails")
+        namespace = client.connection.namespace
+        wait = f"forebay invocation wait {outcome.request_id}{f' --namespace {namespace}' if namespace else ''}"
+        note(f"accepted; it runs once, and again if it fails. Its result: {wait}")
         print(outcome.request_id)
         return 0
     sys.stdout.flush()

@@ -4,18 +4,16 @@ Each command's work is imported when it runs, so that starting is quick.
 """
 
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from forebay_cli import defaults
+from forebay_cli import defaults, destination_commands, event_commands
 from forebay_cli.errors import UserError
+from forebay_cli.options import Name, Namespace, OutputOption, client_of, complete_name
 from forebay_cli.output import Output
-
-if TYPE_CHECKING:
-    from forebay_cli.client import Client
+from forebay_common import limits
 
 app = typer.Typer(
     name="forebay",
@@ -24,6 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(event_commands.invocation, name="invocation")
+app.add_typer(event_commands.dead_letters, name="dead-letters")
+app.add_typer(destination_commands.destinations, name="destinations")
 
 
 def main() -> None:
@@ -65,11 +66,32 @@ def up(
         typer.Option(help="Where functions, events and logs are kept.", show_default="~/.local/share/forebay"),
     ] = None,
     redis: Annotated[
-        str | None, typer.Option(help="Use this server, redis://HOST:PORT/0, instead of the embedded Valkey.")
+        str | None,
+        typer.Option(help="Use this Redis instead of the embedded Valkey: redis://HOST:PORT/0, redis+sentinel://…"),
     ] = None,
+    durability: Annotated[
+        str,
+        typer.Option(help="Where an accepted event is: process (in Redis), fsync (on its disk), replica."),
+    ] = defaults.DURABILITY,
     async_retry_delays: Annotated[
         str, typer.Option(help="Seconds before each retry of a failed async event.")
     ] = defaults.ASYNC_RETRY_DELAYS,
+    result_retention: Annotated[
+        int,
+        typer.Option(
+            help="Seconds for which it is known how an async event ended.",
+            min=limits.RESULT_RETENTION_MIN_S,
+            max=limits.RESULT_RETENTION_MAX_S,
+        ),
+    ] = limits.RESULT_RETENTION_S,
+    idempotency_retention: Annotated[
+        int,
+        typer.Option(
+            help="Seconds for which an Idempotency-Key stands for its first call.",
+            min=1,
+            max=limits.IDEMPOTENCY_RETENTION_MAX_S,
+        ),
+    ] = limits.IDEMPOTENCY_RETENTION_S,
     watch: Annotated[
         Path | None,
         typer.Option(
@@ -91,6 +113,13 @@ def up(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="With --auth off: let whoever reaches it run code here.")
     ] = False,
+    outbound_allow: Annotated[
+        list[str] | None,
+        typer.Option(help="A host, address or CIDR that is not public and that destinations may be at (repeatable)."),
+    ] = None,
+    outbound_allow_http: Annotated[
+        bool, typer.Option("--outbound-allow-http", help="Let destinations be http:// URLs, too.")
+    ] = False,
     log_level: Annotated[str, typer.Option(help="What the platform logs: debug, info, warning or error.")] = "info",
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the platform's log, not warnings only.")
@@ -100,7 +129,14 @@ def up(
     from forebay_cli.embedded_valkey import parse_redis_url  # noqa: PLC0415
     from forebay_cli.folders import default_data_dir  # noqa: PLC0415
     from forebay_cli.up import run  # noqa: PLC0415
-    from forebay_cli.up_options import UpOptions, check_log_level, parse_auth, parse_retry_delays  # noqa: PLC0415
+    from forebay_cli.up_options import (  # noqa: PLC0415
+        UpOptions,
+        check_durability,
+        check_log_level,
+        parse_auth,
+        parse_outbound_allow,
+        parse_retry_delays,
+    )
 
     run(
         UpOptions(
@@ -108,37 +144,20 @@ def up(
             host=host,
             port=port,
             redis=None if redis is None else parse_redis_url(redis),
+            durability=check_durability(durability, embedded=redis is None),
             retry_delays_s=parse_retry_delays(async_retry_delays),
+            result_retention_s=result_retention,
+            idempotency_retention_s=idempotency_retention,
             watch=None if watch is None else watch.resolve(),
             allowed_hosts=tuple(allowed_host or ()),
             auth=parse_auth(auth),
             allow_remote=allow_remote,
+            outbound_allow=parse_outbound_allow(outbound_allow or ()),
+            outbound_allow_http=outbound_allow_http,
             log_level=check_log_level(log_level),
             verbose=verbose,
         )
     )
-
-
-def _client(namespace: str | None = None) -> "Client":
-    from forebay_cli import connection  # noqa: PLC0415
-    from forebay_cli.client import Client  # noqa: PLC0415
-
-    return Client(connection.current(namespace))
-
-
-def _complete_name(context: typer.Context, incomplete: str) -> list[str]:
-    """Function names for the shell's completion; none when the platform cannot be asked."""
-    with suppress(UserError), _client(context.params.get("namespace")) as client:
-        return [function["name"] for function in client.functions() if function["name"].startswith(incomplete)]
-    return []
-
-
-Name = Annotated[str, typer.Argument(help="The function's name.", autocompletion=_complete_name)]
-Namespace = Annotated[
-    str | None,
-    typer.Option("--namespace", "-n", help="The namespace that is meant.", show_default=defaults.NAMESPACE_VARIABLE),
-]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, or json for programs.")]
 
 
 @app.command()
@@ -200,17 +219,35 @@ def deploy(
             show_default="internet",
         ),
     ] = None,
+    async_retries: Annotated[
+        int | None, typer.Option(help="Retries of an async event after an error.", show_default="2")
+    ] = None,
+    async_max_age: Annotated[
+        int | None, typer.Option(help="Seconds after which an async event is given up.", show_default="21600")
+    ] = None,
+    retry_delays: Annotated[
+        str | None, typer.Option(help="Seconds before each retry, as 1,2.", show_default="the platform's")
+    ] = None,
+    on_success: Annotated[
+        str | None,
+        typer.Option(help="Where successes of async events are reported: function:NAME, stream:NAME, a URL; or none."),
+    ] = None,
+    on_failure: Annotated[
+        str | None, typer.Option(help="The same of async events that are given up.", show_default="the dead letters")
+    ] = None,
     namespace: Namespace = None,
 ) -> None:
     """Create a function, or update it, from a file, a folder, a zip or an image."""
     from forebay_cli import function_commands  # noqa: PLC0415
     from forebay_cli.deploy import DeployOptions, parse_env  # noqa: PLC0415
+    from forebay_cli.up_options import parse_retry_delays  # noqa: PLC0415
 
     options = DeployOptions(
         handler, runtime, timeout, memory, parse_env(env or []), min_instances, max_instances, concurrency,
-        idle_seconds, tuple(allow_origin or ()), image, auth, egress,
+        idle_seconds, tuple(allow_origin or ()), image, auth, egress, async_retries, async_max_age,
+        parse_retry_delays(retry_delays, "--retry-delays") if retry_delays is not None else (), on_success, on_failure,
     )  # fmt: skip
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         function_commands.deploy_and_tell(client, name, path, options)
 
 
@@ -227,7 +264,7 @@ def invoke(
     from forebay_cli import function_commands  # noqa: PLC0415
 
     payload = function_commands.read_payload(data)
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         raise typer.Exit(function_commands.invoke(client, name, payload, asynchronous=asynchronous, log=log))
 
 
@@ -236,7 +273,7 @@ def list_(*, output: OutputOption = Output.TABLE, namespace: Namespace = None) -
     """Show all functions."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         function_commands.list_functions(client, output)
 
 
@@ -245,7 +282,7 @@ def get(name: Name, *, output: OutputOption = Output.TABLE, namespace: Namespace
     """Show one function's settings."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         function_commands.get_function(client, name, output)
 
 
@@ -260,7 +297,7 @@ def logs(
     """Show what a function logged."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         function_commands.show_logs(client, name, lines=lines, follow=follow)
 
 
@@ -274,13 +311,13 @@ def delete(
     """Delete a function and its queued events."""
     from forebay_cli import function_commands  # noqa: PLC0415
 
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         function_commands.delete_function(client, name, confirmed=yes)
 
 
 @app.command()
 def status(
-    name: Annotated[str | None, typer.Argument(help="One function only.", autocompletion=_complete_name)] = None,
+    name: Annotated[str | None, typer.Argument(help="One function only.", autocompletion=complete_name)] = None,
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it until interrupted.")] = False,
     output: OutputOption = Output.TABLE,
@@ -289,7 +326,7 @@ def status(
     """Show queues and instances."""
     from forebay_cli import status_view  # noqa: PLC0415
 
-    with _client(namespace) as client:
+    with client_of(namespace) as client:
         if watch:
             status_view.watch(client, name)
         else:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from forebay_cli.client import Client
 
-COLUMNS = ("FUNCTION", "QUEUED", "IN FLIGHT", "STARTING", "IDLE", "BUSY", "DRAINING", "REASON")
+COLUMNS = ("FUNCTION", "QUEUED", "IN FLIGHT", "STARTING", "IDLE", "BUSY", "DRAINING", "DEAD", "REASON")
 NUMBERS = COLUMNS[1:-1]
 REFRESH_S = 0.25
 NUMBER_CHARS = 8
@@ -23,7 +23,7 @@ def row(name: str, status: dict[str, Any]) -> list[str]:
     """One function's line of the table."""
     instances = status["instances"]
     counts = [status["queued"], status["in_flight"], *(instances[state] for state in _STATES)]
-    return [name, *map(str, counts), status["reason"] or ""]
+    return [name, *map(str, [*counts, status["dead_letters"]]), status["reason"] or ""]
 
 
 _STATES = ("starting", "idle", "busy", "draining")

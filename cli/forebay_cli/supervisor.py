@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 from forebay_cli import defaults, embedded_valkey
 from forebay_cli.child_logs import LEVELS, ChildLog, Say
-from forebay_cli.embedded_valkey import RedisAddress
 from forebay_cli.errors import UserError
 from forebay_cli.folders import PRIVATE_FOLDER, DataDir, local_keys, make_run_dir
 from forebay_cli.plain_http import get_ready
@@ -31,6 +30,7 @@ from forebay_cli.processes import Child, ProcessTable, become_subreaper, raise_o
 from forebay_cli.restarts import RestartPolicy
 from forebay_cli.up_options import (
     ACCOUNT,
+    FSYNC,
     REGION,
     UpOptions,
     check_address,
@@ -39,6 +39,7 @@ from forebay_cli.up_options import (
     reachable_address,
     url_host,
 )
+from forebay_common.redis_settings import RedisSettings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -189,12 +190,14 @@ class Supervisor:
         """Where handlers cannot pass, even if they may pass through the run dir (see `make_run_dir`)."""
         return self.run_dir / PRIVATE_FOLDER
 
-    def _start_valkey(self) -> RedisAddress:
+    def _start_valkey(self) -> RedisSettings:
         folder = self.options.data_dir / "valkey"
         folder.mkdir(exist_ok=True, mode=0o700)
         password = secrets.token_hex(32)
         socket = self._sockets / "valkey.sock"
-        file = self._write_private("valkey.conf", embedded_valkey.configuration(socket, password, folder))
+        fsync = self.options.durability == FSYNC
+        text = embedded_valkey.configuration(socket, password, folder, fsync=fsync)
+        file = self._write_private("valkey.conf", text)
         args = [str(embedded_valkey.binary()), str(file)]
 
         def start() -> Child:
@@ -209,7 +212,7 @@ class Supervisor:
 
         # Its notices (memory overcommit and the like) are for its log file.
         self._start(Part(VALKEY, start, self._log(VALKEY, show=None)))
-        return RedisAddress(unix_socket=str(socket), password=password)
+        return RedisSettings(unix_socket=str(socket), password=password)
 
     def _component_part(self, name: str, module: str, document: dict[str, Any]) -> Part:
         file = self._write_private(f"{name}.json", json.dumps(document, indent=1))
@@ -255,10 +258,10 @@ class Supervisor:
         file.write_text(text)
         return file
 
-    def _shared_document(self, redis: RedisAddress) -> dict[str, Any]:
+    def _shared_document(self, redis: RedisSettings) -> dict[str, Any]:
         return {
             "prefix": "forebay",
-            "redis": redis.to_document(),
+            "redis": redis.to_json(),
             "region": REGION,
             "account": ACCOUNT,
             "namespace": "default",
@@ -269,19 +272,26 @@ class Supervisor:
             "log_level": self.options.log_level,
         }
 
-    def _gateway_document(self, redis: RedisAddress) -> dict[str, Any]:
+    def _gateway_document(self, redis: RedisSettings) -> dict[str, Any]:
         return {
             **self._shared_document(redis),
             "host": self.options.host,
             "port": self.port,
             "allowed_hosts": gateway_allowed_hosts(self.options),
+            "durability": self.options.durability,
+            "idempotency_retention_s": self.options.idempotency_retention_s,
         }
 
-    def _controller_document(self, redis: RedisAddress) -> dict[str, Any]:
+    def _controller_document(self, redis: RedisSettings) -> dict[str, Any]:
         return {
             **self._shared_document(redis),
             "gateway_url": self.url,
             "retry_delays_s": list(self.options.retry_delays_s),
+            "result_retention_s": self.options.result_retention_s,
+            "outbound": {
+                "allow_http": self.options.outbound_allow_http,
+                "allowed": list(self.options.outbound_allow),
+            },
         }
 
     def _start(self, part: Part) -> None:

@@ -1,20 +1,25 @@
 """The options of `forebay up`, checked before anything is started."""
 
 import ipaddress
+import re
 import socket
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from forebay_cli import defaults
-from forebay_cli.embedded_valkey import RedisAddress
 from forebay_cli.errors import UserError
+from forebay_common.limits import IDEMPOTENCY_RETENTION_S, RESULT_RETENTION_S
+from forebay_common.redis_settings import RedisSettings
 
 PORT_MAX = 65_535
 LOG_LEVELS = ("debug", "info", "warning", "error")
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
+PROCESS, FSYNC, REPLICA = "process", "fsync", "replica"
 _AUTH = {"required": True, "off": False}
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})")
 RETRY_DELAY_MAX_S = 21_600.0
 """An async event's greatest age: no retry can be later."""
 
@@ -23,18 +28,26 @@ RETRY_DELAY_MAX_S = 21_600.0
 class UpOptions:
     """What `up` was asked for. `redis` None: the embedded Valkey. `port` 0: any free one.
 
-    `auth`: whether calls need a credential; None: beyond loopback only.
+    `durability`: where an event is once it is accepted. `auth`: whether calls need a credential; None: beyond loopback
+    only. `outbound_allow`: hosts, addresses and networks that are not public and that the platform may post to all
+    the same. `result_retention_s`, `idempotency_retention_s`: how long it is known how an event ended, and what was
+    accepted under a key.
     """
 
     data_dir: Path
     host: str = defaults.HOST
     port: int = defaults.PORT
-    redis: RedisAddress | None = None
+    redis: RedisSettings | None = None
+    durability: str = defaults.DURABILITY
     retry_delays_s: tuple[float, ...] = ()
+    result_retention_s: int = RESULT_RETENTION_S
+    idempotency_retention_s: int = IDEMPOTENCY_RETENTION_S
     watch: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
     auth: bool | None = None
     allow_remote: bool = False
+    outbound_allow: tuple[str, ...] = ()
+    outbound_allow_http: bool = False
     log_level: str = "info"
     verbose: bool = False
 
@@ -44,7 +57,7 @@ class UpOptions:
         return self.auth if self.auth is not None else not is_loopback(self.host)
 
 
-def parse_retry_delays(text: str) -> tuple[float, ...]:
+def parse_retry_delays(text: str, option: str = "--async-retry-delays") -> tuple[float, ...]:
     """Seconds before each retry of an async event, as `60,120`. Raises UserError."""
     try:
         delays = tuple(float(part) for part in text.split(","))
@@ -52,8 +65,7 @@ def parse_retry_delays(text: str) -> tuple[float, ...]:
         delays = ()
     if not delays or not all(0 <= delay <= RETRY_DELAY_MAX_S for delay in delays):
         raise UserError(
-            f"--async-retry-delays {text!r}: write the seconds before each retry, as 1,2 "
-            f"(each at most {RETRY_DELAY_MAX_S:.0f})"
+            f"{option} {text!r}: write the seconds before each retry, as 1,2 (each at most {RETRY_DELAY_MAX_S:.0f})"
         )
     return delays
 
@@ -66,6 +78,18 @@ def check_log_level(text: str) -> str:
     return level
 
 
+def check_durability(text: str, *, embedded: bool) -> str:
+    """`process`, `fsync` or `replica`, which the embedded Valkey has none of. Raises UserError."""
+    if text not in {PROCESS, FSYNC, REPLICA}:
+        raise UserError(f"--durability {text!r}: choose {PROCESS}, {FSYNC} or {REPLICA}")
+    if text == REPLICA and embedded:
+        raise UserError(
+            "--durability replica: the embedded Valkey has no replica; give a Redis that has one by --redis URL, or "
+            "choose fsync, which has each event on the disk before it is accepted"
+        )
+    return text
+
+
 def parse_auth(text: str | None) -> bool | None:
     """`required` or `off`; None when not given. Raises UserError."""
     if text is None:
@@ -73,6 +97,23 @@ def parse_auth(text: str | None) -> bool | None:
     if text not in _AUTH:
         raise UserError(f"--auth {text!r}: choose {' or '.join(_AUTH)}")
     return _AUTH[text]
+
+
+def parse_outbound_allow(entries: Iterable[str]) -> tuple[str, ...]:
+    """Host names, addresses and networks, as `OutboundRules.of` takes them. Raises UserError."""
+    for entry in entries:
+        if not _is_network(entry) and not ("/" not in entry and _HOST.fullmatch(entry)):
+            text = f"--outbound-allow {entry!r}: write a host name, an address or a network, as 192.168.1.0/24"
+            raise UserError(text)
+    return tuple(entries)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_platform() -> None:

@@ -10,7 +10,8 @@ def gateway_acl(prefix: str) -> tuple[str, ...]:
     """What follows name and password in a gateway's user: the commands it uses, each on the keys it uses it on.
 
     It writes calls and takes them back, reads replies and the function table, and keeps its own heartbeat. It can read
-    no queue and no code, change no table entry and no access key, and load no script.
+    no queue and no code, change no table entry and no access key, and load no script. What stands under an idempotency
+    key it reads and writes: a repeated call's answer comes from there.
     """
     platform = PlatformKeys(prefix)
     of_functions = f"{prefix}:{{*}}"
@@ -20,8 +21,12 @@ def gateway_acl(prefix: str) -> tuple[str, ...]:
         f"&{platform.wake_channel}",
         f"~{of_functions}:q:*",
         f"~{of_functions}:body:*",
-        *("+ping", "+select", "+multi", "+exec", "+publish"),
+        *("+ping", "+select", "+role", "+cluster|slots", "+asking", "+multi", "+exec", "+publish"),
         *("+xadd", "+xlen", "+zcard", "+evalsha", "+xpending", "+xdel"),
+        # What accepts an event: its place, its time and its group's turn; how many wait for such a turn.
+        *("+time", "+exists", "+zadd", "+hset", "+hsetnx", "+hincrby", "+rpush"),
+        f"(+hget %R~{of_functions}:q:*:groups)",
+        f"(+get +set +unlink ~{of_functions}:once:*)",
         f"(+set +unlink ~{of_functions}:body:*)",
         f"(+getrange +unlink ~{of_functions}:result:*)",
         f"(+get +hget +hgetall {tables})",

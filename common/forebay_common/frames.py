@@ -9,6 +9,7 @@ with its call's secret token.
 
 import struct
 
+from forebay_common.limits import RESULT_FRAME_MAX_BYTES
 from forebay_common.tlv import CLAIM, INLINE, CodecError, pack_field, unpack_fields
 
 VERSION = 1
@@ -35,6 +36,8 @@ ERROR_REFUSED = 6
 
 FLAG_COLD = 0x01
 """The handler's init ran for this call."""
+FLAG_PAYLOAD_OMITTED = 0x02
+"""Of a frame that is kept as a result: the payload was too large to be kept (`RESULT_FRAME_MAX_BYTES`)."""
 
 TAG_VERSION_RUN = 0x02
 TAG_LOG_TAIL = 0x80
@@ -42,6 +45,29 @@ KNOWN = frozenset({CLAIM, TAG_VERSION_RUN})
 
 HEADER = struct.Struct(">BBBBI16sII")
 """version, kind, error kind, flags, sequence, token, duration_us, init_us."""
+
+
+_NO_TOKEN = bytes(16)
+_INLINE = bytes((INLINE,))
+
+
+def result_frame(payload: bytes, error_kind: int, flags: int, duration_us: int, init_us: int, version: bytes) -> bytes:
+    """A whole reply as it is kept of an event, which has no token; `version`: `version_field` of the one that ran.
+
+    Each event's end has one: it is made without a detour over an object. A payload above `RESULT_FRAME_MAX_BYTES` is
+    left out.
+    """
+    if len(payload) > RESULT_FRAME_MAX_BYTES:
+        payload = b""
+        flags |= FLAG_PAYLOAD_OMITTED
+    kind = KIND_ERROR if error_kind else KIND_WHOLE
+    took = (min(duration_us, 0xFFFFFFFF), min(init_us, 0xFFFFFFFF))
+    return b"".join((HEADER.pack(VERSION, kind, error_kind, flags, 0, _NO_TOKEN, *took), version, _INLINE, payload))
+
+
+def version_field(version: str) -> bytes:
+    """The field that names the version that ran; nothing for `$LATEST`."""
+    return b"" if version == "$LATEST" else pack_field(TAG_VERSION_RUN, version.encode())
 
 
 class ReplyFrame:
@@ -100,14 +126,12 @@ class ReplyFrame:
             min(self.duration_us, 0xFFFFFFFF),
             min(self.init_us, 0xFFFFFFFF),
         )
-        fields = b""
-        if self.version_run != "$LATEST":
-            fields += pack_field(TAG_VERSION_RUN, self.version_run.encode())
+        fields = version_field(self.version_run)
         if self.log_tail:
             fields += pack_field(TAG_LOG_TAIL, self.log_tail)
         if self.payload is None:
             return head + fields + pack_field(CLAIM, self.claim.encode())
-        return b"".join((head, fields, bytes((INLINE,)), self.payload))
+        return b"".join((head, fields, _INLINE, self.payload))
 
     @classmethod
     def decode(cls, data: bytes) -> "ReplyFrame":

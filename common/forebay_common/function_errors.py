@@ -23,6 +23,11 @@ def timed_out(request_id: str, timeout_ms: int) -> bytes:
     )
 
 
+def cancelled(request_id: str) -> bytes:
+    """The answer to a call that was cancelled while it ran; Lambda has none, so these words are ours."""
+    return error_document("Sandbox.Cancelled", f"RequestId: {request_id} Error: Task was cancelled")
+
+
 def exited(request_id: str, wait_status: int | None) -> bytes:
     """The answer to a call whose handler process went away; `wait_status` as `os.waitpid` gives it, or None."""
     text = "Runtime exited without providing a reason"

@@ -27,12 +27,36 @@ class FunctionKeys:
         return f"{self.base}:q:{version}:async"
 
     def delayed(self, version: str) -> str:
-        """Sorted set of async records that wait for a later time; score = due time in Redis's ms."""
+        """Sorted set of ids of async events that wait for a later time; score = due time in Redis's ms."""
         return f"{self.base}:q:{version}:delayed"
 
     def dead(self, version: str) -> str:
         """Bounded stream of async records that exhausted their attempts."""
         return f"{self.base}:q:{version}:dead"
+
+    def live(self, version: str) -> str:
+        """Hash: invocation id (16 bytes) -> where that async event is, for each that has not ended or is in `ended`."""
+        return f"{self.base}:q:{version}:live"
+
+    def ended(self, version: str) -> str:
+        """Bounded stream of how async events ended."""
+        return f"{self.base}:q:{version}:ended"
+
+    def outbox(self, version: str) -> str:
+        """Stream of ended async events whose destination has not been told yet."""
+        return f"{self.base}:q:{version}:outbox"
+
+    def groups(self, version: str) -> str:
+        """Hash: group hash (16 bytes) -> "1" while an event has its group's turn; `n` -> how many wait for theirs."""
+        return f"{self.base}:q:{version}:groups"
+
+    def group(self, version: str, group_hash: bytes) -> str:
+        """List of ids of the events of one group that wait for their turn."""
+        return f"{self.base}:q:{version}:group:{group_hash.hex()}"
+
+    def once(self, key_hash: bytes) -> str:
+        """What was accepted under one idempotency key; expires."""
+        return f"{self.base}:once:{key_hash.hex()}"
 
     def result(self, invocation_id: str) -> str:
         """Result of one invocation (a claim check's large reply; later, kept async results)."""
@@ -101,6 +125,10 @@ class PlatformKeys:
     def blob_index(self, sha256_hex: str) -> str:
         """JSON {size, chunks} of an uploaded package, written after its chunks; expires with them."""
         return f"{self.prefix}:{{blob/{sha256_hex}}}:index"
+
+    def stream(self, namespace: str, name: str) -> str:
+        """Stream that functions of one namespace name as a destination of their events' ends."""
+        return f"{self.prefix}:{{stream/{namespace}/{name}}}"
 
     def function(self, namespace: str, name: str, uid: str) -> FunctionKeys:
         """Keys of one function."""

@@ -23,6 +23,7 @@ ASYNC_AGE_MAX_S = 21_600
 ASYNC_RETRIES_DEFAULT = 2
 
 # Forebay's own bounds.
+DESTINATION_URL_MAX_CHARS = 2_048
 CODE_CHUNK_BYTES = MIB  # one larger value would stall every other call on the same Redis
 CODE_TOTAL_MAX_BYTES = 2048 * MIB
 PACKAGE_FILES_MAX = 65_535  # what a zip without extensions can hold; reading a directory of more would take seconds
@@ -30,10 +31,19 @@ PACKAGE_PATH_MAX_BYTES = KIB
 PACKAGE_LINK_MAX_BYTES = KIB
 CLAIM_CHECK_BYTES = 256 * KIB  # a payload above this travels under its own key, beside the queue
 CLAIM_TTL_S = 3_600
+RESULTS_MAX = 1_000  # ended events of which is known how they ended, for each version of a function
+RESULTS_MAX_BYTES = 16 * MIB
+RESULT_FRAME_MAX_BYTES = 64 * KIB  # a larger reply is kept without its payload
+OUTBOX_MAX = 100_000  # ended events that wait for their destination; what is above is a dead letter
 REPLY_FRAME_MAX_BYTES = CLAIM_CHECK_BYTES
 SYNC_QUEUE_MAX = 1_000
 ASYNC_QUEUE_MAX = 100_000
 DEAD_LETTERS_MAX = 1_000
+RESULT_RETENTION_S = 3_600  # how an event ended is kept for so long, unless the platform is set otherwise
+RESULT_RETENTION_MIN_S = 60  # what is too old is looked for once a minute
+RESULT_RETENTION_MAX_S = 14 * 86_400
+IDEMPOTENCY_RETENTION_S = 86_400  # what was accepted under an idempotency key, likewise
+IDEMPOTENCY_RETENTION_MAX_S = 365 * 86_400
 DEAD_LETTER_TTL_S = 14 * 86_400  # from a function's last dead letter on
 WAIT_DEFAULT_MS = 30_000
 WAIT_MARGIN_MS = 10_000  # a function with a long timeout is waited for this much longer than its timeout

@@ -1,6 +1,7 @@
 """Function names as Lambda's clients write them: a name, `name:qualifier`, a partial ARN or a full ARN."""
 
 import re
+from hashlib import sha256
 from typing import NamedTuple
 
 LATEST = "$LATEST"
@@ -12,6 +13,7 @@ _REFERENCE = re.compile(
     rf"((?P<account>\d{{12}}):)?(function:)?{_NAME}{_QUALIFIER}"
 )
 REFERENCE_MAX_CHARS = 170
+ID_PREFIX_BYTES = 4
 
 
 class FunctionReference(NamedTuple):
@@ -40,3 +42,8 @@ def function_arn(region: str, account: str, name: str, qualifier: str = "") -> s
     """A function's ARN; with the qualifier only when one is given."""
     arn = f"arn:aws:lambda:{region}:{account}:function:{name}"
     return f"{arn}:{qualifier}" if qualifier else arn
+
+
+def id_prefix(uid: str) -> bytes:
+    """How the invocation ids of a function's events begin: an id tells which functions it may belong to."""
+    return sha256(uid.encode()).digest()[:ID_PREFIX_BYTES]

@@ -20,6 +20,7 @@ from forebay_common import limits, scripts
 from forebay_common.keys import GROUP, FunctionKeys, PlatformKeys
 from forebay_common.record import Invocation
 from forebay_common.redis_client import checked, command, pipeline, run, run_many
+from forebay_common.redis_cluster import holder_of
 from forebay_common.tlv import CodecError
 
 CONTROLLER_CONSUMER = "controller"
@@ -31,7 +32,9 @@ _CONTROL_MAX_ENTRIES = 100
 _SCAN_ROUNDS_MAX = 10_000
 _SCAN_COUNT = 1_000
 _DEAD_PAGE = 100
+_HASH_BYTES = 16
 _WAKE_POLL_S = 5.0
+_WAKE_PINGS = 2
 _RECONNECT_S = 0.5
 
 _log = logging.getLogger(__name__)
@@ -64,6 +67,39 @@ class VersionQueue:
         """Stream of dead letters."""
         return self.keys.dead(self.version)
 
+    @property
+    def live(self) -> str:
+        """Hash of where each event is."""
+        return self.keys.live(self.version)
+
+    @property
+    def ended(self) -> str:
+        """Stream of how events ended."""
+        return self.keys.ended(self.version)
+
+    @property
+    def outbox(self) -> str:
+        """Stream of ended events whose destination has not been told."""
+        return self.keys.outbox(self.version)
+
+    @property
+    def groups(self) -> str:
+        """Hash of the groups that have an event which is not ended."""
+        return self.keys.groups(self.version)
+
+    def group(self, group_hash: bytes) -> str:
+        """List of a group's waiting events; without a group the async stream, which stands in for it in KEYS."""
+        return self.keys.group(self.version, group_hash) if group_hash else self.async_
+
+    def ending(self, group_hash: bytes) -> tuple[str, ...]:
+        """The keys that a script needs to end a leased event: the first ones of `finish_async`, `reclaim_async`."""
+        ends = (self.live, self.ended, self.outbox, self.groups, self.group(group_hash))
+        return (self.async_, self.delayed, self.dead, *ends)
+
+    def body(self, claim: str) -> tuple[str, ...]:
+        """The key of a claimed payload, as the last of KEYS; none without a claim."""
+        return (f"{self.keys.base}:{claim}",) if claim else ()
+
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
@@ -86,13 +122,19 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """One version's queues at one moment. `delayed_due_in_ms` is None when nothing is delayed."""
+    """One version's queues at one moment. `delayed_due_in_ms` is None when nothing is delayed.
+
+    `grouped`: events that wait for their group's turn. `ended`: events whose result is kept.
+    """
 
     sync: StreamState
     async_: StreamState
     delayed: int = 0
     delayed_due_in_ms: int | None = None
     dead: int = 0
+    outbox: int = 0
+    grouped: int = 0
+    ended: int = 0
 
     def held_by(self, consumer: str) -> int:
         """How many entries one instance holds."""
@@ -122,6 +164,7 @@ class InstanceReport:
     async_retry: int = 0
     async_dead: int = 0
     async_expired: int = 0
+    async_cancelled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +195,20 @@ async def observe(redis: Redis, queues: Sequence[VersionQueue]) -> list[QueueSta
     """
     answers = await run_many(
         redis,
-        [(scripts.OBSERVE, (queue.sync, queue.async_, queue.delayed, queue.dead), ()) for queue in queues],
+        [(scripts.OBSERVE, _observed(queue), ()) for queue in queues],
     )
     return [_queue_state(answer) for answer in answers]
+
+
+def _observed(queue: VersionQueue) -> tuple[str, ...]:
+    return (queue.sync, queue.async_, queue.delayed, queue.dead, queue.outbox, queue.groups, queue.ended)
 
 
 def _queue_state(answer: Any) -> QueueState | None:
     if answer is None:
         return None
-    sync, async_, (delayed, due_in_ms), dead = answer
-    return QueueState(_stream_state(*sync), _stream_state(*async_), delayed, _or_none(due_in_ms), dead)
+    sync, async_, (delayed, due_in_ms), *counts = answer
+    return QueueState(_stream_state(*sync), _stream_state(*async_), delayed, _or_none(due_in_ms), *counts)
 
 
 def _stream_state(length: int, age_ms: int, consumers: list[bytes]) -> StreamState:
@@ -213,7 +260,7 @@ async def send_control(redis: Redis, keys: FunctionKeys, instance_id: str, messa
 
 async def promote(redis: Redis, queue: VersionQueue, limit: int = PROMOTE_BATCH) -> Promotion:
     """Move delayed events that are due to the async queue. Raises redis.exceptions.RedisError."""
-    moved, due_in_ms = await run(redis, scripts.PROMOTE, (queue.delayed, queue.async_), (limit,))
+    moved, due_in_ms = await run(redis, scripts.PROMOTE, (queue.delayed, queue.async_, queue.live), (limit,))
     return Promotion(moved, _or_none(due_in_ms))
 
 
@@ -257,9 +304,16 @@ async def delete_function_keys(redis: Redis, keys: FunctionKeys, versions: Seque
     """
     index: dict[bytes, bytes] = await command(redis, "HGETALL", keys.code_index())
     chunks = [keys.code(sha.decode(), at) for sha, entry in index.items() for at in range(json.loads(entry)["chunks"])]
-    queues = [VersionQueue(keys, version) for version in versions]
-    streams = [key for queue in queues for key in (queue.sync, queue.async_, queue.delayed, queue.dead)]
-    await command(redis, "UNLINK", *streams, *chunks)
+    for queue in (VersionQueue(keys, version) for version in versions):
+        # Without the async stream no event is accepted any more, so no other group's list is made.
+        await command(redis, "UNLINK", queue.sync, queue.async_)
+        groups: list[bytes] = await command(redis, "HKEYS", queue.groups)
+        lists = [queue.group(group) for group in groups if len(group) == _HASH_BYTES]
+        for at in range(0, len(lists), _SCAN_COUNT):
+            await command(redis, "UNLINK", *lists[at : at + _SCAN_COUNT])
+        await command(redis, "UNLINK", queue.delayed, queue.dead, queue.live, queue.ended, queue.outbox, queue.groups)
+    if chunks:
+        await command(redis, "UNLINK", *chunks)
     await _unlink_tag(redis, keys)
     await command(redis, "UNLINK", keys.code_index(), keys.spec())
 
@@ -268,8 +322,9 @@ async def _unlink_tag(redis: Redis, keys: FunctionKeys) -> None:
     pattern = "".join(f"\\{char}" if char in "*?[]\\^" else char for char in keys.base) + ":*"
     last = {keys.code_index().encode(), keys.spec().encode()}
     cursor: Any = 0
+    server = await holder_of(redis, keys.base)
     for _ in range(_SCAN_ROUNDS_MAX):
-        cursor, found = await command(redis, "SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
+        cursor, found = await command(server, "SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
         remove = [key for key in found if key not in last]
         if remove:
             await command(redis, "UNLINK", *remove)
@@ -288,14 +343,20 @@ async def wakes(redis: Redis, platform: PlatformKeys) -> AsyncGenerator[str | No
         async with redis.pubsub() as channel:
             try:
                 await channel.subscribe(platform.wake_channel)
-                while True:
+                unanswered = 0
+                # A server that hangs, or a host that is gone, tells nobody.
+                while unanswered < _WAKE_PINGS:
                     message = await channel.get_message(timeout=_WAKE_POLL_S)
                     if message is None:
+                        await channel.ping()
+                        unanswered += 1
                         continue
+                    unanswered = 0
                     if message["type"] == "subscribe":
                         yield None
                     elif message["type"] == "message":
                         yield message["data"].decode()
+                _log.warning("lost the wake channel: no answer")
             except (RedisConnectionError, RedisTimeoutError) as error:
                 _log.warning("lost the wake channel: %s", error)
         await asyncio.sleep(_RECONNECT_S)

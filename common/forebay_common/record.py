@@ -17,6 +17,12 @@ KIND_ASYNC = 1
 
 FLAG_LOG_TAIL = 0x0001
 FLAG_RESPONSE_STREAM = 0x0002
+FLAG_DESTINATION_SUCCESS = 0x0004
+"""The function has a destination that is told when the event succeeds."""
+FLAG_DESTINATION_FAILURE = 0x0008
+"""The function has a destination that is told when the event fails for good; it replaces the dead letter."""
+FLAG_DESTINATION_SUCCESS = 0x0004
+FLAG_DESTINATION_FAILURE = 0x0008
 
 TAG_REPLY_TOKEN = 0x02
 TAG_REPLY_ADDRESS = 0x03
@@ -28,22 +34,37 @@ TAG_GROUP_HASH = 0x08
 TAG_TRACE_ID = 0x80
 TAG_TENANT_ID = 0x81
 TAG_SOURCE = 0x82
-TAG_IDEMPOTENCY_HASH = 0x83
+TAG_IDEMPOTENCY = 0x83
 TAG_CALLER = 0x84
+TAG_HOPS = 0x85
+"""How often the event was passed on from one function to the next, as a destination; one byte."""
 
-KNOWN = frozenset({CLAIM, TAG_REPLY_TOKEN, TAG_REPLY_ADDRESS, TAG_VERSION, TAG_ARN, TAG_CLIENT_CONTEXT})
-"""Mandatory tags this release acts on. Durable execution and group are drawn but not known yet: a record that
-carries one is left queued for a release that knows it."""
+KNOWN = frozenset({CLAIM, TAG_REPLY_TOKEN, TAG_REPLY_ADDRESS, TAG_VERSION, TAG_ARN, TAG_CLIENT_CONTEXT, TAG_GROUP_HASH})
+"""Mandatory tags this release acts on. Durable execution is drawn but not known yet: a record that carries it is left
+queued for a release that knows it."""
 
 HEADER = struct.Struct(">BBHBBIIIQ16s")
 """version, kind, flags, attempt, reserved, revision, wait_ms, timeout_ms, first_accepted_ms, invocation id."""
 
+IDEMPOTENCY = struct.Struct(">16s16sI")
+"""Value of `TAG_IDEMPOTENCY`: hash of the key, hash of the payload, how long the key is kept in s."""
+ONCE = struct.Struct(">16s16sc")
+"""Head of what is kept under an idempotency key: hash of the payload, invocation id, state. The frame follows."""
+ONCE_ACCEPTED = b"a"
+"""An async event was accepted."""
+ONCE_PENDING = b"p"
+"""A sync call waits or runs."""
+ONCE_DONE = b"d"
+"""A sync call is done; its reply frame follows."""
+
 ATTEMPT_OFFSET = 4
 WAIT_OFFSET = 10
 FIRST_ACCEPTED_OFFSET = 18
+INVOCATION_ID_OFFSET = 26
 
 _ATTEMPT_MAX = 0xFF
 _TOKEN_BYTES = 16
+_HASH_BYTES = 16
 
 
 class Invocation:
@@ -52,6 +73,7 @@ class Invocation:
     `wait_ms`: how long the caller waits in all (sync), or the event's maximum age (async). `timeout_ms`: the
     function's own. `attempt`: starts made before this one. `payload` is None when it lies under `claim`, a key
     of the same function given without its base (`body:ID`). `first_accepted_ms` is 0 on a first delivery.
+    `group_hash`: 16 bytes, b"" without a group.
     """
 
     __slots__ = (
@@ -61,6 +83,7 @@ class Invocation:
         "client_context",
         "first_accepted_ms",
         "flags",
+        "group_hash",
         "invocation_id",
         "kind",
         "optional",
@@ -90,6 +113,7 @@ class Invocation:
         reply_address: str = "",
         arn: str = "",
         client_context: bytes = b"",
+        group_hash: bytes = b"",
         claim: str = "",
         optional: dict[int, bytes] | None = None,
     ) -> None:
@@ -107,6 +131,7 @@ class Invocation:
         self.reply_address = reply_address
         self.arn = arn
         self.client_context = client_context
+        self.group_hash = group_hash
         self.claim = claim
         self.optional = optional or {}
 
@@ -136,6 +161,8 @@ class Invocation:
             parts.append(pack_field(TAG_ARN, self.arn.encode()))
         if self.client_context:
             parts.append(pack_field(TAG_CLIENT_CONTEXT, self.client_context))
+        if self.group_hash:
+            parts.append(pack_field(TAG_GROUP_HASH, self.group_hash))
         parts += [pack_field(tag, value) for tag, value in self.optional.items()]
         if self.payload is None:
             parts.append(pack_field(CLAIM, self.claim.encode()))
@@ -158,6 +185,9 @@ class Invocation:
         token = fields.pop(TAG_REPLY_TOKEN, b"")
         if token and len(token) != _TOKEN_BYTES:
             raise CodecError("a reply token has 16 bytes")
+        group_hash = fields.pop(TAG_GROUP_HASH, b"")
+        if group_hash and len(group_hash) != _HASH_BYTES:
+            raise CodecError("a group hash has 16 bytes")
         claim = fields.pop(CLAIM, None)
         try:
             return cls(
@@ -175,6 +205,7 @@ class Invocation:
                 reply_address=fields.pop(TAG_REPLY_ADDRESS, b"").decode(),
                 arn=fields.pop(TAG_ARN, b"").decode(),
                 client_context=fields.pop(TAG_CLIENT_CONTEXT, b""),
+                group_hash=group_hash,
                 claim="" if claim is None else claim.decode(),
                 optional=fields,
             )
@@ -185,3 +216,12 @@ class Invocation:
 def accepted_ms(entry_id: bytes, record: Invocation) -> int:
     """When the invocation was accepted, in Redis's ms: the entry id's time unless the record has moved."""
     return record.first_accepted_ms or int(entry_id.split(b"-", 1)[0])
+
+
+def idempotency(record: Invocation) -> tuple[bytes, bytes, int] | None:
+    """Hash of a record's idempotency key, hash of the payload, retention in s; None when it has no (readable) key."""
+    value = record.optional.get(TAG_IDEMPOTENCY, b"")
+    if len(value) != IDEMPOTENCY.size:
+        return None
+    key_hash, payload_hash, retention_s = IDEMPOTENCY.unpack(value)
+    return key_hash, payload_hash, retention_s

@@ -7,13 +7,14 @@ before its entry is acknowledged (a second answer finds its token spent), and an
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from forebay_common import function_errors, limits, scripts
+from forebay_common import function_errors, limits, once, scripts
 from forebay_common.frames import ERROR_CANNOT_START, ERROR_INSTANCE_LOST, KIND_ERROR, ReplyFrame
 from forebay_common.keys import GROUP, RECORD_FIELD, PlatformKeys
 from forebay_common.queue import CONTROLLER_CONSUMER, VersionQueue
@@ -24,6 +25,8 @@ from forebay_common.tlv import CodecError
 ATTEMPTS_DEFAULT = 1 + limits.ASYNC_RETRIES_DEFAULT
 PROCESS_GRACE_S = 3_600
 """How long after a process's death replies for it may still come: above a call's longest wait and run together."""
+AWAY_S = limits.HEARTBEAT_TTL_S - 2 * limits.HEARTBEAT_S
+"""A Redis that does not answer for longer may let heartbeats expire of instances that live."""
 
 _PAGE = 32
 """Records read at once: at most this many times CLAIM_CHECK_BYTES of memory."""
@@ -43,6 +46,7 @@ class Recovered:
     async_requeued: int = 0
     async_delayed: int = 0
     async_dead: int = 0
+    async_cancelled: int = 0
     left: bool = False
 
 
@@ -80,7 +84,7 @@ async def abandon_instance(
         results = await run_many(
             redis,
             [
-                (scripts.RECLAIM_ASYNC, _reclaim_keys(queue, lease), (lease.entry_id, *arguments))
+                (scripts.RECLAIM_ASYNC, _reclaim_keys(queue, lease), (lease.entry_id, *arguments, _group(lease)))
                 for lease in leases
                 if not lease.unreadable
             ],
@@ -88,6 +92,7 @@ async def abandon_instance(
         done.async_requeued += results.count(1)
         done.async_delayed += results.count(2)
         done.async_dead += results.count(3)
+        done.async_cancelled += results.count(4)
     keys = (queue.sync, queue.async_, queue.keys.control(instance_id), queue.keys.instance(instance_id))
     done.left = await run(redis, scripts.LEAVE, keys, (instance_id, 0)) == 0
     return done
@@ -103,8 +108,10 @@ async def reap_expired(
 ) -> dict[str, Recovered]:
     """Find instances of a version that went away unseen (no heartbeat, idle for `lease_ms`) and abandon them.
 
-    Gives what was done, by instance id. Raises redis.exceptions.RedisError.
+    Gives what was done, by instance id; nothing when Redis took longer than `AWAY_S` to say so, since then nobody could
+    say that it lives. Raises redis.exceptions.RedisError.
     """
+    began_s = monotonic()
     idle: dict[str, int] = {}
     try:
         for stream in (queue.sync, queue.async_):
@@ -117,6 +124,8 @@ async def reap_expired(
         raise
     silent = [name for name, idle_ms in idle.items() if idle_ms >= lease_ms]
     beats = checked(await pipeline(redis, [("EXISTS", queue.keys.instance(name)) for name in silent]))
+    if monotonic() - began_s > AWAY_S:
+        return {}
     return {
         name: await abandon_instance(redis, platform, queue, name, attempts_max=attempts_max, min_idle_ms=lease_ms)
         for name, beat in zip(silent, beats, strict=True)
@@ -156,7 +165,7 @@ async def fail_queued_sync(
         answered += await _fail(redis, platform, queue, leases, refused)
         unreadable += [lease.entry_id for lease in leases if lease.unreadable]
     if unreadable:
-        await run(redis, scripts.RELEASE, (queue.sync,), (CONTROLLER_CONSUMER, *unreadable))
+        await run(redis, scripts.RELEASE, (queue.sync, queue.sync), (CONTROLLER_CONSUMER, *unreadable))
     if leased:
         async for leases in _leases(redis, queue.sync, None, 0):
             answered += await _fail(redis, platform, queue, leases, _lost)
@@ -211,21 +220,27 @@ async def _fail(
 ) -> int:
     """Answer leased sync calls, then remove them; gives how many callers were answered."""
     replies: dict[str, list[bytes]] = {}
-    bodies = []
+    bodies: list[str] = []
     removed = [lease.entry_id for lease in leases if not lease.unreadable]
+    under_key = await once.frames_of(redis, queue.keys, [lease.record for lease in leases if lease.record is not None])
+    tells: list[Sequence[Part]] = []
     for lease in leases:
         record = lease.record
         if record is None:
             continue
+        frame = under_key.get(record.invocation_id, b"")
+        if not frame:
+            said = answer(lease, record)
+            frame = said.encode()
+            if record.invocation_id in under_key:
+                tells += once.settle(queue.keys, record, frame, ran=said.error_kind == ERROR_INSTANCE_LOST)
         if record.reply_address:
-            replies.setdefault(record.reply_address, []).append(answer(lease, record).encode())
-        if record.claim:
-            bodies.append(f"{queue.keys.base}:{record.claim}")
-    pushes: list[Sequence[Part]] = [
-        ("RPUSH", f"{platform.prefix}:{address}", *frames) for address, frames in replies.items()
-    ]
-    if pushes:
-        checked(await pipeline(redis, pushes))
+            replies.setdefault(record.reply_address, []).append(frame)
+        bodies += queue.body(record.claim)
+    # Who is told and calls again at once must find the key settled.
+    tells += [("RPUSH", f"{platform.prefix}:{address}", *frames) for address, frames in replies.items()]
+    if tells:
+        checked(await pipeline(redis, tells))
     if removed:
         # The caller knows by now; dying before this step only tells it again.
         drop: list[Sequence[Part]] = [("XACK", queue.sync, GROUP, *removed), ("XDEL", queue.sync, *removed)]
@@ -289,10 +304,12 @@ def _read(entry_id: bytes, consumer: str, fields: Mapping[bytes, bytes] | None) 
 
 
 def _reclaim_keys(queue: VersionQueue, lease: _Lease) -> list[str]:
-    keys = [queue.async_, queue.delayed, queue.dead, queue.keys.instance(lease.consumer)]
-    if lease.record is not None and lease.record.claim:
-        keys.append(f"{queue.keys.base}:{lease.record.claim}")
-    return keys
+    claim = "" if lease.record is None else lease.record.claim
+    return [*queue.ending(_group(lease)), queue.keys.instance(lease.consumer), *queue.body(claim)]
+
+
+def _group(lease: _Lease) -> bytes:
+    return b"" if lease.record is None else lease.record.group_hash
 
 
 def _is_deleted(error: ResponseError) -> bool:

@@ -1,102 +1,72 @@
-"""The controller's and the gateway's way to Redis: settings, and a client that never repeats a command by itself."""
+"""The controller's way to Redis: a client that never repeats a command by itself, and what it is used by."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from forebay_common.redis_cluster import ClusterRedis, Part, pipeline
+from forebay_common.redis_connections import (
+    FoundConnection,
+    Losses,
+    PrimaryConnection,
+    TlsFoundConnection,
+    TlsPrimaryConnection,
+)
+from forebay_common.redis_sentinel import Sentinels
+from forebay_common.redis_settings import CONNECT_TIMEOUT_S, RedisSettings
+from forebay_common.redis_topology import Topology
 from forebay_common.scripts import Script, load_all
 
-CONNECT_TIMEOUT_S = 5.0
+__all__ = ["Call", "Part", "RedisSettings", "checked", "command", "connect", "pipeline", "run", "run_many"]
+
 COMMAND_TIMEOUT_S = 10.0
 """Above `BLOCK_MS`, so that a blocking read ends by itself."""
 
-Part = str | bytes | float
-"""A command's name or one of its arguments."""
 Call = tuple[Script, Sequence[str], Sequence[Part]]
 """A script with its keys and arguments."""
-
-
-@dataclass(frozen=True, slots=True)
-class RedisSettings:
-    """Where Redis is: `unix_socket`, or `host` and `port` (with TLS when `tls`). None means not set.
-
-    `ca_file` holds the authorities that the server's certificate is checked against, None the machine's own.
-    """
-
-    unix_socket: str | None = None
-    host: str | None = None
-    port: int = 6379
-    tls: bool = False
-    username: str | None = None
-    password: str | None = None
-    db: int = 0
-    ca_file: str | None = None
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read the `redis` member of a process's configuration; `password_file` in it names a file with the password.
-
-        Raises ValueError when it names no server, OSError when the file cannot be read.
-        """
-        document = dict(document)
-        password_file = document.pop("password_file", None)
-        if password_file is not None:
-            document["password"] = Path(password_file).read_text("utf-8").strip()
-        unknown = set(document) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown Redis settings: {', '.join(sorted(unknown))}")
-        settings = cls(**{name: value for name, value in document.items() if value is not None})
-        if (settings.unix_socket is None) == (settings.host is None):
-            raise ValueError("Redis settings need either unix_socket or host")
-        return settings
 
 
 def connect(settings: RedisSettings) -> Redis:
     """A client that connects on first use and answers bytes.
 
     No command is repeated after a connection broke: only the caller knows whether it may run twice (an XADD of a
-    sync call may not). Raises redis.exceptions.ConnectionError or TimeoutError from the commands.
+    sync call may not). Raises redis.exceptions.ConnectionError or TimeoutError from the commands; through Sentinel
+    also where a server that was the primary has become a replica.
     """
-    where: dict[str, Any] = {"unix_socket_path": settings.unix_socket}
-    if settings.host is not None:
-        where = {"host": settings.host, "port": settings.port, "ssl": settings.tls}
-        if settings.tls and settings.ca_file is not None:
-            where["ssl_ca_certs"] = settings.ca_file
-    return Redis(
-        **where,
-        username=settings.username,
-        password=settings.password,
-        db=settings.db,
-        decode_responses=False,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_timeout=COMMAND_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
+    options: dict[str, Any] = {
+        "username": settings.username,
+        "password": settings.password,
+        "db": settings.db,
+        "decode_responses": False,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": COMMAND_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
         # Redis 7.0 and Valkey differ in what they answer under RESP3; under RESP2 they are alike.
-        protocol=2,
-    )
+        "protocol": 2,
+    }
+    if settings.tls and settings.ca_file is not None:
+        options["ssl_ca_certs"] = settings.ca_file
+    if settings.sentinel_master is not None:
+        kind: type[FoundConnection] = TlsPrimaryConnection if settings.tls else PrimaryConnection
+        where = Sentinels(settings).primary
+        return Redis.from_pool(ConnectionPool(connection_class=kind, where=where, losses=Losses(), **options))
+    if settings.is_cluster:
+        kind = TlsFoundConnection if settings.tls else FoundConnection
+        topology = Topology(settings)
+        any_node = ConnectionPool(connection_class=kind, where=topology.any_primary, **options)
+        return ClusterRedis(settings, topology, any_node, connect)
+    if settings.host is None:
+        return Redis(unix_socket_path=settings.unix_socket, **options)
+    return Redis(host=settings.host, port=settings.port, ssl=settings.tls, **options)
 
 
 async def command(redis: Redis, *parts: Part) -> Any:
     """One command, with redis-py's answer for it. redis-py's own methods promise str where this client gives bytes."""
     return await redis.execute_command(*parts)  # type: ignore[no-untyped-call]
-
-
-async def pipeline(redis: Redis, commands: Iterable[Sequence[Part]], *, transaction: bool = False) -> list[Any]:
-    """Several commands in one write; all or nothing with `transaction`.
-
-    An answer that is an error stands in the list as its exception, so that the others are not lost with it; a
-    transaction that was not executed raises. Raises redis.exceptions.RedisError.
-    """
-    async with redis.pipeline(transaction=transaction) as pipe:
-        for parts in commands:
-            pipe.execute_command(*parts)
-        return await pipe.execute(raise_on_error=False)
 
 
 def checked(answers: Sequence[Any]) -> Sequence[Any]:

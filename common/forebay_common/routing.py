@@ -21,7 +21,8 @@ class RoutingEntry:
     `capacity`: handler processes of its ready and starting instances together; a gateway with more calls in
     flight than that wakes the controller. `cannot_start`: why no instance comes up ("" when nothing is wrong),
     `retry_at_ms` the Unix time of the next attempt. `state` is Lambda's (`Pending`, `Active`, `Failed`). `auth` is
-    the spec's: `key` or `none`.
+    the spec's: `key` or `none`. `destinations`: flags that the record of an async event gets, of those that say that
+    its success or its failure is passed on.
     """
 
     namespace: str
@@ -40,6 +41,7 @@ class RoutingEntry:
     retry_at_ms: int = 0
     allowed_origins: list[str] = field(default_factory=list)
     auth: str = "key"
+    destinations: int = 0
 
     @property
     def key(self) -> str:

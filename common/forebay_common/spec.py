@@ -19,10 +19,24 @@ class ScaleSpec:
 
 @dataclass(frozen=True, slots=True)
 class AsyncSpec:
-    """Async delivery: retries after a function error, and the event's maximum age. None: the platform's."""
+    """Async delivery: retries after a function error, the event's maximum age, and who is told of its end.
+
+    None and empty `retry_delays_s` (before each retry, the last one repeats): the platform's. `on_success`,
+    `on_failure`: "" or a destination, `function:NAME` (of the same namespace), `stream:NAME`, `https://…`, `http://…`.
+    """
 
     max_retries: int | None = None
     max_age_s: int | None = None
+    retry_delays_s: tuple[float, ...] = ()
+    on_success: str = ""
+    on_failure: str = ""
+
+    @classmethod
+    def from_members(cls, raw: dict[str, Any]) -> Self:
+        """Read it from decoded JSON; members that a later release added are ignored."""
+        known = {name: raw[name] for name in cls.__dataclass_fields__ if name in raw}
+        known["retry_delays_s"] = tuple(known.get("retry_delays_s", ()))
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +132,7 @@ class FunctionSpec:
         raw = json.loads(data)
         known = {name: raw[name] for name in cls.__dataclass_fields__ if name in raw}
         known["scale"] = ScaleSpec(**known.get("scale", {}))
-        known["async_"] = AsyncSpec(**known.get("async_", {}))
+        known["async_"] = AsyncSpec.from_members(known.get("async_", {}))
         known["pod"] = PodSpec.from_members(known.get("pod", {}))
         known["allowed_origins"] = tuple(known.get("allowed_origins", ()))
         return cls(**known)

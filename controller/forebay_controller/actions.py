@@ -213,7 +213,7 @@ class Actions:
     def note_recovered(self, state: FunctionState, consumer: str, done: Recovered) -> None:
         """Count and log what became of a dead instance's work, and have the requeued part looked at."""
         self._metrics.recovered(done)
-        moved = done.sync_failed + done.async_requeued + done.async_delayed + done.async_dead
+        moved = done.sync_failed + done.async_requeued + done.async_delayed + done.async_dead + done.async_cancelled
         if moved:
             _log.warning("recovered %d leases of a dead instance", moved, extra=_extra(state, consumer))
             self._look_again(state.spec.uid)

@@ -18,6 +18,8 @@ from forebay_common.scripts import load_all
 from forebay_controller.actions import Actions
 from forebay_controller.background import Background, end_tasks
 from forebay_controller.delivery import Delivery
+from forebay_controller.destinations.couriers import Couriers
+from forebay_controller.destinations.targets import Outgoing, Targets
 from forebay_controller.function_state import FunctionState
 from forebay_controller.instances import DRAIN_MARGIN_S
 from forebay_controller.interfaces import FunctionSource, FunctionStatus, InstanceBackend
@@ -44,6 +46,7 @@ class ControllerSettings:
     instances_max: int = INSTANCES_MAX
     lease_ms: int = limits.LEASE_MS
     reap_every_s: float = EVERY_S
+    result_retention_s: float = limits.RESULT_RETENTION_S
     stop_drain_s: float = STOP_DRAIN_S
 
 
@@ -59,6 +62,7 @@ class Controller:
         platform: PlatformKeys,
         source: FunctionSource,
         backend: InstanceBackend,
+        outgoing: Outgoing,
         *,
         settings: ControllerSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -77,6 +81,8 @@ class Controller:
         self._actions = Actions(
             redis, platform, source, backend, self.metrics, clock, self._background, self._schedule.wake
         )
+        targets = Targets(redis, platform, source.functions, outgoing, self._schedule.wake)
+        self._couriers = Couriers(redis, source.functions, targets, self.metrics, self._schedule.wake, clock)
         self._reconciler = Reconciler(
             redis,
             platform,
@@ -85,6 +91,7 @@ class Controller:
             self.metrics,
             actions=self._actions,
             delivery=self._delivery,
+            couriers=self._couriers,
             background=self._background,
             schedule=self._schedule.set_tempo,
             instances_max=self._settings.instances_max,
@@ -96,6 +103,7 @@ class Controller:
             self._actions,
             lambda: [*self._reconciler.states.values()],
             lease_ms=self._settings.lease_ms,
+            result_retention_s=self._settings.result_retention_s,
             every_s=self._settings.reap_every_s,
         )
         self._loops: list[asyncio.Task[None]] = []
@@ -158,7 +166,7 @@ class Controller:
     async def leave(self) -> None:
         """Stop looking; instances go on, and the next controller takes them up."""
         await end_tasks(self._loops)
-        await self._background.settle(LEAVE_SETTLE_S)
+        await asyncio.gather(self._background.settle(LEAVE_SETTLE_S), self._couriers.close(LEAVE_SETTLE_S))
 
     async def stop(self) -> None:
         """Stop the platform's instances: each may finish what it holds within `stop_drain_s`, then it is killed."""

@@ -187,6 +187,7 @@ class FunctionState:
             retry_at_ms=math.ceil((retry_s + unix_offset_s) * 1000) if reason else 0,
             queued=self.seen.sync.queued + self.seen.async_.queued,
             in_flight=self.seen.sync.in_flight + self.seen.async_.in_flight,
+            dead_letters=self.seen.dead,
             starting=counts.starting,
             idle=counts.idle,
             busy=counts.busy,

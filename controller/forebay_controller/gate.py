@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from forebay_common import auth_errors, limits, sigv4
 from forebay_common.auth_errors import AuthError
+from forebay_common.credentials import INVOKE, MANAGE
 from forebay_controller import lambda_model
 from forebay_controller.authenticator import Authenticator, Grant
 from forebay_controller.code_links import PATH as CODE_PATH
@@ -31,7 +32,9 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 
 _NAMESPACED = re.compile(rb"/ns/(?P<namespace>[^/]*)(?P<rest>(/.*)?)", re.DOTALL)
 _STATE = "forebay"
-_V1 = "/v1/"
+_INVOCATIONS = ("/v1/invocations/", "/invocations/")
+_V1 = ("/v1/", "/invocations/")
+"""Paths whose errors are in /v1's shape."""
 
 NO_CREDENTIAL = (
     "This needs a credential: send an API key (`Authorization: Bearer KEY` or `X-Api-Key: KEY`), or sign the request "
@@ -119,9 +122,10 @@ class Gate:
             yield grant, with_body(inner, body)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, grant: Grant, prefix: str) -> None:
-        """Give a request to its route, if it may do anything in its namespace and that is served."""
-        if not grant.allows_management:
-            await _forbidden(scope, grant)(scope, receive, send)
+        """Give a request to its route, if it may do something of its kind in its namespace and that is served."""
+        needed = scope_of(scope["path"])
+        if not grant.allows_some(needed):
+            await _forbidden(scope, grant, needed)(scope, receive, send)
             return
         functions = self._store.in_namespace(grant.namespace)
         if functions is None:
@@ -141,10 +145,20 @@ def split_path(raw_path: bytes) -> tuple[bytes, str | None]:
     return match["rest"] or b"/", match["namespace"].decode("ascii")
 
 
-def _forbidden(scope: Scope, grant: Grant) -> Response:
-    """The answer to a credential that may manage nothing in the namespace."""
-    if scope["path"].startswith(_V1):
-        return v1_error_response("forbidden", grant.denied_text())
+def scope_of(path: str) -> str:
+    """The scope that a path (without its namespace) takes: who may call a function may see what became of it."""
+    return INVOKE if path.startswith(_INVOCATIONS) else MANAGE
+
+
+def is_v1(path: str) -> bool:
+    """Whether a path's clients read /v1's errors."""
+    return path.startswith(_V1)
+
+
+def _forbidden(scope: Scope, grant: Grant, needed: str) -> Response:
+    """The answer to a credential that has not the scope, or not in this namespace."""
+    if is_v1(scope["path"]):
+        return v1_error_response("forbidden", grant.denied_text(scope=needed))
     return error_response(grant.denied(_operation_of(scope), "*"))
 
 
@@ -160,11 +174,11 @@ def _operation_of(scope: Scope) -> str:
 
 def _unauthenticated(scope: Scope, error: AuthError) -> Response:
     """The answer to a request whose credential is missing or wrong."""
-    if not scope["path"].startswith(_V1):
+    if not is_v1(scope["path"]):
         return error_response(error)
     missing = error.error_type == auth_errors.missing().error_type
     return v1_error_response("unauthenticated", NO_CREDENTIAL if missing else error.message)
 
 
 def _refused(scope: Scope, v1_code: str, error: LambdaError) -> Response:
-    return v1_error_response(v1_code, error.message) if scope["path"].startswith(_V1) else error_response(error)
+    return v1_error_response(v1_code, error.message) if is_v1(scope["path"]) else error_response(error)

@@ -17,6 +17,8 @@ HELD_UP_MAX_S = 600.0
 a node. Then it makes way for a fresh attempt."""
 SILENT_MAX_S = 60.0
 """A paused instance is killed after this: by then its leases are over, and it holds a place for nothing."""
+RETURN_S = 5.0
+"""So soon after Redis is back every instance has connected and sent its heartbeat."""
 
 
 class State(StrEnum):
@@ -38,7 +40,7 @@ class Instance:
     `ready_s`, `seen_s` (last heartbeat) and `drain_s` (when it was told to drain) are None until they happen.
     `refuses`: its own heartbeat says that it takes no further call, which a command to drain alone does not.
     `held_up`: why it does not come up for now; "" once it is ready. `init_failure`: why it answers calls with the error
-    of its handler's start.
+    of its handler's start. `excused_s`: until then it is not silent, since Redis was away.
     """
 
     instance_id: str
@@ -55,6 +57,7 @@ class Instance:
     drain_s: float | None = None
     refuses: bool = False
     held_up: str = ""
+    excused_s: float = 0.0
     adopted: bool = False
 
     @property
@@ -75,7 +78,7 @@ _SERVING = _READY | {State.STARTING}
 def observed(instance: Instance, heartbeat: InstanceReport | None, pending: int, now_s: float) -> Instance:
     """The instance after a look at its heartbeat and the number of calls it has leased."""
     if heartbeat is None:
-        silent = instance.seen_s is not None and instance.drain_s is None
+        silent = instance.seen_s is not None and instance.drain_s is None and now_s >= instance.excused_s
         return replace(instance, pending=pending, state=State.SILENT if silent else instance.state)
     state = _state(instance, heartbeat, pending)
     used = pending > 0 or heartbeat.done != instance.done
@@ -94,6 +97,20 @@ def observed(instance: Instance, heartbeat: InstanceReport | None, pending: int,
         seen_s=now_s,
         refuses=heartbeat.state in ("draining", "failed"),
         held_up=instance.held_up if ready_s is None else "",
+    )
+
+
+def after_absence(instance: Instance, gap_s: float, now_s: float) -> Instance:
+    """The instance after `gap_s` in which nobody saw heartbeats: that time is not held against it.
+
+    It could neither say that it lives nor leave, and has a moment to do so now.
+    """
+    return replace(
+        instance,
+        started_s=instance.started_s + gap_s,
+        seen_s=None if instance.seen_s is None else instance.seen_s + gap_s,
+        drain_s=None if instance.drain_s is None else instance.drain_s + gap_s,
+        excused_s=now_s + RETURN_S,
     )
 
 

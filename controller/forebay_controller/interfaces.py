@@ -22,6 +22,7 @@ class FunctionStatus:
     retry_at_ms: int = 0
     queued: int = 0
     in_flight: int = 0
+    dead_letters: int = 0
     starting: int = 0
     idle: int = 0
     busy: int = 0

@@ -1,12 +1,9 @@
 """Lambda's management API, at the paths and in the shapes of AWS's service model. Invoke is the gateway's."""
 
 import asyncio
-import json
-from base64 import b64decode, urlsafe_b64encode
-from binascii import Error as Base64Error
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from base64 import urlsafe_b64encode
+from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -16,16 +13,17 @@ from starlette.types import Receive, Scope, Send
 
 from forebay_common import limits, logs
 from forebay_common.auth_errors import AuthError
-from forebay_common.names import LATEST, function_arn, parse_reference
+from forebay_common.names import LATEST
 from forebay_common.spec import FunctionSpec
 from forebay_controller import lambda_configuration as conversion
-from forebay_controller import lambda_images, lambda_model
+from forebay_controller import lambda_event_config, lambda_images, lambda_model
 from forebay_controller.code_links import CodeLinks
 from forebay_controller.code_package import CodePackage, PackageError, PackageTooLargeError
 from forebay_controller.code_store import CodeStorageFullError
 from forebay_controller.gate import Context, context_of
+from forebay_controller.lambda_calls import Call, Target, existing, json_response, named, read_marker, target_of
 from forebay_controller.lambda_errors import LambdaError, error_response
-from forebay_controller.management import Functions, Place, Retire, StoreError
+from forebay_controller.management import Place, Retire, StoreError
 from forebay_controller.request_body import BodyTooLargeError, RequestBodies
 from forebay_controller.settings_rules import SettingError
 
@@ -34,43 +32,6 @@ CONCURRENT_EXECUTIONS = 1_000
 TAGS_MAX = 50
 
 _log = logs.get(__name__)
-
-
-class Call(NamedTuple):
-    """One request to an operation: its checked input, the code package in it, and the URL it was sent to.
-
-    `base_url` has no path.
-    """
-
-    operation: str
-    context: Context
-    members: Mapping[str, Any]
-    package: CodePackage | None
-    base_url: str
-
-    @property
-    def functions(self) -> Functions:
-        """The functions of the namespace that the request was sent to."""
-        return self.context.functions
-
-    @property
-    def place(self) -> Place:
-        """Where they are."""
-        return self.functions.place
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The function a request names; `qualifier` is "" unless it named one."""
-
-    name: str
-    arn: str
-    qualifier: str
-
-    @property
-    def qualified_arn(self) -> str:
-        """The ARN as the client qualified it."""
-        return f"{self.arn}:{self.qualifier}" if self.qualifier else self.arn
 
 
 class LambdaApi:
@@ -100,6 +61,7 @@ class LambdaApi:
             "UntagResource": self._untag_resource,
             "UpdateFunctionCode": self._update_function_code,
             "UpdateFunctionConfiguration": self._update_function_configuration,
+            **lambda_event_config.OPERATIONS,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,12 +116,12 @@ class LambdaApi:
         members = self._model.read(request, body)
         if request.operation.name not in _CHANGES:
             return members, None
-        name = _target(context.functions.place, members).name
+        name = target_of(context.functions.place, members).name
         conversion.check_supported(members, name, images=context.store.has_pods)
         return members, conversion.read_code(members)
 
     async def _create_function(self, call: Call) -> Response:
-        target = _named(call)
+        target = named(call)
         if target.qualifier:
             raise LambdaError.invalid("A function is created under a name without a version or alias")
         runtime = call.members.get("Runtime", "")
@@ -177,10 +139,10 @@ class LambdaApi:
             )
 
         spec = await call.functions.change(target.name, decide, call.package)
-        return _json_response(_configuration(call.place, spec), 201)
+        return json_response(_configuration(call.place, spec), 201)
 
     async def _update_function_code(self, call: Call) -> Response:
-        target, package = _named(call), call.package
+        target, package = named(call), call.package
         if package is None and not lambda_images.image_of(call.members):
             raise LambdaError.invalid(conversion.NO_CODE)
 
@@ -195,10 +157,10 @@ class LambdaApi:
             decide(spec)
         else:
             spec = await call.functions.change(target.name, decide, package)
-        return _json_response(_configuration(call.place, spec, target))
+        return json_response(_configuration(call.place, spec, target))
 
     async def _update_function_configuration(self, call: Call) -> Response:
-        target, members = _named(call), call.members
+        target, members = named(call), call.members
         warning: str | None = None
         if "Runtime" in members:
             warning = await asyncio.to_thread(self._runtime_warning, members["Runtime"])
@@ -208,10 +170,10 @@ class LambdaApi:
             return spec if warning is None else spec.with_changes(warning=warning)
 
         spec = await call.functions.change(target.name, decide)
-        return _json_response(_configuration(call.place, spec, target))
+        return json_response(_configuration(call.place, spec, target))
 
     async def _get_function(self, call: Call) -> Response:
-        target = _named(call)
+        target = named(call)
         spec = _require(call, target)
         path = f"{call.context.prefix}{self._links.path(spec.uid, spec.code_sha256)}"
         document: dict[str, Any] = {
@@ -222,14 +184,14 @@ class LambdaApi:
         }
         if tags := _tags(spec):
             document["Tags"] = tags
-        return _json_response(document)
+        return json_response(document)
 
     async def _get_function_configuration(self, call: Call) -> Response:
-        target = _named(call)
-        return _json_response(_configuration(call.place, _require(call, target), target))
+        target = named(call)
+        return json_response(_configuration(call.place, _require(call, target), target))
 
     async def _list_functions(self, call: Call) -> Response:
-        after = _read_marker(call.members.get("Marker", ""))
+        after = read_marker(call.members.get("Marker", ""))
         size = min(call.members.get("MaxItems", LIST_PAGE), LIST_PAGE)
         left = [spec for spec in call.context.grant.allowed(call.functions.by_name()) if spec.name > after]
         page = left[:size]
@@ -241,10 +203,10 @@ class LambdaApi:
             for spec in page
         ]
         marker = urlsafe_b64encode(page[-1].name.encode()).decode() if len(left) > size else None
-        return _json_response({"NextMarker": marker, "Functions": items})
+        return json_response({"NextMarker": marker, "Functions": items})
 
     async def _delete_function(self, call: Call) -> Response:
-        target = _named(call)
+        target = named(call)
         if target.qualifier == LATEST:
             text = "$LATEST version cannot be deleted without deleting the function."
             raise LambdaError.invalid(text)
@@ -268,10 +230,10 @@ class LambdaApi:
             "ConcurrentExecutions": CONCURRENT_EXECUTIONS,
             "UnreservedConcurrentExecutions": CONCURRENT_EXECUTIONS,
         }
-        return _json_response({"AccountLimit": limit, "AccountUsage": usage})
+        return json_response({"AccountLimit": limit, "AccountUsage": usage})
 
     async def _list_tags(self, call: Call) -> Response:
-        return _json_response({"Tags": _tags(_require(call, _named(call, "Resource")))})
+        return json_response({"Tags": _tags(_require(call, named(call, "Resource")))})
 
     async def _tag_resource(self, call: Call) -> Response:
         await self._change_tags(call, lambda tags: {**tags, **call.members["Tags"]})
@@ -283,10 +245,10 @@ class LambdaApi:
         return Response(status_code=204)
 
     async def _change_tags(self, call: Call, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
-        target = _named(call, "Resource")
+        target = named(call, "Resource")
 
         def decide(old: FunctionSpec | None) -> FunctionSpec:
-            spec = _existing(old, target)
+            spec = existing(old, target)
             tags = change(_tags(spec))
             if len(tags) > TAGS_MAX:
                 raise LambdaError.invalid(f"A function has {TAGS_MAX} tags at most, these are {len(tags)}")
@@ -305,45 +267,18 @@ _STORE_ERRORS = {
 }
 
 
-def _target(place: Place, members: Mapping[str, Any], member: str = "FunctionName") -> Target:
-    """The function that a request names, in this region and account. Raises LambdaError."""
-    found = parse_reference(members[member])
-    if found is None:
-        raise LambdaError.invalid(f"{members[member]} is no function name or ARN")
-    if found.region not in {"", place.region}:
-        text = f"Functions from '{found.region}' are not reachable in this region ('{place.region}')"
-        raise LambdaError("ResourceNotFoundException", text)
-    arn = function_arn(place.region, place.account, found.name)
-    if found.account not in {"", place.account}:
-        text = f"Account {place.account} is not authorized to use functions of account {found.account}"
-        raise LambdaError("AccessDeniedException", text)
-    given = members.get("Qualifier", "")
-    if given and found.qualifier and given != found.qualifier:
-        text = "The derived qualifier from the function name does not match the specified qualifier."
-        raise LambdaError.invalid(text)
-    return Target(found.name, arn, given or found.qualifier)
-
-
 def _base_url(request: Request) -> str:
     """Where the client sent its request to; a proxy that ended its TLS says so."""
     scheme = "https" if request.headers.get("x-forwarded-proto") == "https" else "http"
     return f"{scheme}://{request.headers.get('host', 'localhost')}"
 
 
-def _named(call: Call, member: str = "FunctionName") -> Target:
-    """The function that a call names, if it may manage that one. Raises LambdaError, AuthError."""
-    target = _target(call.place, call.members, member)
-    if not call.context.grant.allows(target.name):
-        raise call.context.grant.denied(call.operation, target.qualified_arn)
-    return target
-
-
 def _require(call: Call, target: Target) -> FunctionSpec:
-    return _existing(call.functions.find(target.name), target)
+    return existing(call.functions.find(target.name), target)
 
 
 def _changeable(old: FunctionSpec | None, target: Target, call: Call) -> FunctionSpec:
-    spec = _existing(old, target)
+    spec = existing(old, target)
     conversion.check_changeable(spec, call.members.get("RevisionId"), target.arn)
     return spec
 
@@ -353,24 +288,6 @@ def _configuration(place: Place, spec: FunctionSpec, target: Target | None = Non
     return conversion.configuration(spec, region=place.region, account=place.account, qualified=qualified)
 
 
-def _existing(spec: FunctionSpec | None, target: Target) -> FunctionSpec:
-    """The function; only its `$LATEST` exists. Raises LambdaError."""
-    if spec is None or target.qualifier not in {"", LATEST}:
-        raise LambdaError.not_found(target.qualified_arn)
-    return spec
-
-
 def _tags(spec: FunctionSpec) -> dict[str, str]:
     tags: dict[str, str] = spec.aws.get("Tags", {})
     return tags
-
-
-def _read_marker(marker: str) -> str:
-    try:
-        return b64decode(marker, altchars=b"-_", validate=True).decode()
-    except (Base64Error, ValueError) as error:
-        raise LambdaError.invalid("Invalid pagination token.") from error
-
-
-def _json_response(document: Mapping[str, Any], status: int = 200) -> Response:
-    return Response(json.dumps(document), status, media_type="application/json")

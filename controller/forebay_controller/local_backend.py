@@ -12,13 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import forebay_handlers
 from forebay_common import limits
 from forebay_common.names import LATEST, function_arn
-from forebay_common.redis_client import RedisSettings
+from forebay_common.redis_settings import RedisSettings
 from forebay_common.spec import FunctionSpec
 from forebay_controller.boto_folder import compile_for
 from forebay_controller.environment import RUNTIME_DIR, TASK_ROOT, handler_environment
@@ -268,7 +268,7 @@ class LocalBackend:
                 "log_path": str(log_dir / f"{instance_id}.log"),
             },
         )
-        folder.write(folder.credentials, asdict(settings.redis))
+        folder.write(folder.credentials, settings.redis.to_json())
         unprivileged = UNPRIVILEGED_UID if os.geteuid() == 0 else 0
         folder.write(
             folder.sandbox_config,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from forebay_common.redis_client import RedisSettings
+from forebay_common.redis_settings import RedisSettings
 from forebay_controller.boto_folder import make_boto_folder
 from forebay_controller.local_backend import (
     NAMESPACES,

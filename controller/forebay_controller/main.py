@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Response
 from redis.asyncio import Redis
@@ -17,16 +18,20 @@ from forebay_controller.authenticator import Authenticator
 from forebay_controller.code_store import CodeStore
 from forebay_controller.config import ControllerConfig
 from forebay_controller.controller import Controller, ControllerSettings
+from forebay_controller.destinations.targets import Outgoing
 from forebay_controller.http_server import make_server
 from forebay_controller.interpreters import runtime_warning
 from forebay_controller.key_ring import KeyRing
 from forebay_controller.local_backend import LocalBackend
-from forebay_controller.local_keys import LocalKeys, keys_of
+from forebay_controller.local_keys import LocalKeys, keys_of, signing_key_of
 from forebay_controller.local_platform import make_local_backend
 from forebay_controller.log_reader import LogFiles
-from forebay_controller.management import ManagementSettings, Place
+from forebay_controller.management import ManagementSettings, Place, Queues
 from forebay_controller.metrics import Metrics
 from forebay_controller.registry import Registry
+
+if TYPE_CHECKING:
+    from forebay_controller.outbound import Outbound
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _log = logs.get(__name__)
@@ -73,17 +78,39 @@ async def _running(config: ControllerConfig) -> AsyncIterator[tuple[Controller, 
         stack.push_async_callback(ring.close)
         _, backend, _ = await asyncio.gather(registry.load(), _backend(config, keys), ring.start())
         stack.push_async_callback(backend.close)
+        signing_key = await asyncio.to_thread(signing_key_of, config.data_dir)
         controller = Controller(
-            redis, platform, registry, backend, settings=ControllerSettings(instances_max=config.instances_max)
+            redis,
+            platform,
+            registry,
+            backend,
+            Outgoing(config.region, config.account, signing_key, lambda: _outbound(config)),
+            settings=ControllerSettings(
+                instances_max=config.instances_max, result_retention_s=config.result_retention_s
+            ),
         )
         await controller.start()
         settings = ManagementSettings(
-            logs=LogFiles(config.data_dir / "logs"), runtime_warning=runtime_warning, default_namespace=config.namespace
+            logs=LogFiles(config.data_dir / "logs"),
+            runtime_warning=runtime_warning,
+            signing_key=signing_key,
+            default_namespace=config.namespace,
         )
         authenticator = Authenticator(ring.credentials, region=config.region) if config.auth_required else None
-        app = create_app(registry, controller, settings, authenticator)
+        app = create_app(registry, controller, Queues(redis, platform), settings, authenticator)
         _add_health(app, redis, controller.metrics)
         yield controller, app
+
+
+def _outbound(config: ControllerConfig) -> "Outbound":
+    """The client for addresses that users name. Made when the first is needed: its import takes a third of a second."""
+    from forebay_controller.outbound import Outbound  # noqa: PLC0415
+    from forebay_controller.outbound_rules import ON_ONE_MACHINE, OutboundRules  # noqa: PLC0415
+
+    allowed = config.outbound
+    return Outbound(
+        OutboundRules.of(allow_http=allowed.allow_http, allowed=allowed.allowed, names=ON_ONE_MACHINE),
+    )
 
 
 async def _backend(config: ControllerConfig, keys: LocalKeys | None) -> LocalBackend:

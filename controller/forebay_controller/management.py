@@ -8,7 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from forebay_common.keys import FunctionKeys
+from redis.asyncio import Redis
+
+from forebay_common.keys import FunctionKeys, PlatformKeys
 from forebay_common.spec import FunctionSpec
 from forebay_controller.code_package import CodePackage
 from forebay_controller.interfaces import FunctionStatus
@@ -44,6 +46,14 @@ class Place:
     namespace: str = "default"
 
 
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """Where functions' queues are. Every replica reaches them: they are in Redis, whoever leads."""
+
+    redis: Redis
+    platform: PlatformKeys
+
+
 class LogSource(Protocol):
     """Where functions' logs are read: one JSON object a line, with `time` and `message`, of all instances together."""
 
@@ -65,12 +75,14 @@ class ManagementSettings:
 
     `runtime_warning`: what a user should know of a runtime name, "" for nothing; it may take long (a process).
     `default_namespace` is meant by paths that name none. `code_link_key` is shared by the processes that serve each
-    other's links to code; None makes one for this process. `runtimes` are the managed ones that there are; empty: any
+    other's links to code; None makes one for this process. `signing_key` is what functions' signing secrets are derived
+    from. `runtimes` are the managed ones that there are; empty: any
     that the machine has an interpreter for.
     """
 
     logs: LogSource
     runtime_warning: Callable[[str], str]
+    signing_key: bytes
     default_namespace: str = "default"
     code_link_key: bytes | None = None
     runtimes: tuple[str, ...] = ()
@@ -117,6 +129,10 @@ class Functions(Protocol):
 
     def by_name(self) -> list[FunctionSpec]:
         """All of them, sorted by name."""
+        ...
+
+    def by_id_prefix(self, prefix: bytes) -> list[FunctionSpec]:
+        """Those whose invocations' ids begin with `prefix` (`names.id_prefix` of their uids); hardly ever several."""
         ...
 
     def keys(self, spec: FunctionSpec) -> FunctionKeys:

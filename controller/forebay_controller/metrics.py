@@ -7,7 +7,7 @@ from forebay_common.recovery import Recovered
 from forebay_controller.autoscale import Reason
 from forebay_controller.instances import Instance, State
 
-ASYNC_OUTCOMES = ("done", "retry", "dead", "expired")
+ASYNC_OUTCOMES = ("done", "retry", "dead", "expired", "cancelled")
 _START_BUCKETS_S = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2, 4, 8, 16, 32, 64)
 
 
@@ -17,6 +17,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._reported: dict[str, InstanceReport] = {}
+        self._told: dict[str, set[tuple[str, str]]] = {}
         function = ("namespace", "function")
         self.queue_depth = Gauge(
             "forebay_queue_depth",
@@ -37,7 +38,26 @@ class Metrics:
             "forebay_delayed_events", "Events that wait for a later attempt.", function, registry=self.registry
         )
         self.dead_letters = Gauge(
-            "forebay_dead_letters", "Events whose attempts are used up.", function, registry=self.registry
+            "forebay_dead_letters", "Events that were given up and are kept.", function, registry=self.registry
+        )
+        self.grouped = Gauge(
+            "forebay_grouped_events", "Events that wait for their group's turn.", function, registry=self.registry
+        )
+        self.results = Gauge(
+            "forebay_kept_results", "Ended events whose result can be read.", function, registry=self.registry
+        )
+        self.outbox = Gauge(
+            "forebay_destination_pending",
+            "Ended events whose destination has not been told yet.",
+            function,
+            registry=self.registry,
+        )
+        self.destinations = Counter(
+            "forebay_destination_records",
+            "Ended events by what came of telling their destination: delivered, failed (it is tried again), given_up "
+            "(a dead letter), dropped (there is no destination any more); by the kind of destination.",
+            (*function, "kind", "outcome"),
+            registry=self.registry,
         )
         self.instances = Gauge(
             "forebay_instances", "Instances by what they do.", (*function, "state"), registry=self.registry
@@ -56,7 +76,8 @@ class Metrics:
         )
         self.async_events = Counter(
             "forebay_async_events",
-            "Async events by what became of a delivery: done, retry, dead or expired; from the instances' heartbeats.",
+            "Async events by what became of a delivery: done, retry, dead, expired or cancelled; from the instances' "
+            "heartbeats.",
             (*function, "outcome"),
             registry=self.registry,
         )
@@ -84,6 +105,9 @@ class Metrics:
         self.in_flight.labels(*labels).set(seen.sync.in_flight + seen.async_.in_flight)
         self.delayed.labels(*labels).set(seen.delayed)
         self.dead_letters.labels(*labels).set(seen.dead)
+        self.outbox.labels(*labels).set(seen.outbox)
+        self.grouped.labels(*labels).set(seen.grouped)
+        self.results.labels(*labels).set(seen.ended)
         counts = dict.fromkeys(State, 0)
         for instance in instances:
             counts[instance.state] += 1
@@ -123,18 +147,26 @@ class Metrics:
             "requeued": done.async_requeued,
             "delayed": done.async_delayed,
             "dead_letter": done.async_dead,
+            "cancelled": done.async_cancelled,
         }
         for outcome, count in outcomes.items():
             if count:
                 self.lost_leases.labels(outcome).inc(count)
 
+    def to_destination(self, function: str, kind: str, outcome: str) -> None:
+        """What came of telling a destination of an event's end."""
+        self.destinations.labels(*function.split("/"), kind, outcome).inc()
+        self._told.setdefault(function, set()).add((kind, outcome))
+
     def forget(self, function: str) -> None:
         """The function is deleted."""
         labels = function.split("/")
+        for kind, outcome in self._told.pop(function, ()):
+            self.destinations.remove(*labels, kind, outcome)
         for kind in ("sync", "async"):
             self.queue_depth.remove(*labels, kind)
             self.queue_age.remove(*labels, kind)
-        for gauge in (self.in_flight, self.delayed, self.dead_letters):
+        for gauge in (self.in_flight, self.delayed, self.dead_letters, self.outbox, self.grouped, self.results):
             gauge.remove(*labels)
         for state in State:
             self.instances.remove(*labels, state.value)

@@ -23,16 +23,19 @@ from forebay_common.queue import (
     observe,
     read_instances,
 )
+from forebay_common.recovery import AWAY_S
 from forebay_controller import backoff
 from forebay_controller.actions import Actions
 from forebay_controller.autoscale import Decision, Reason, decide
 from forebay_controller.background import Background
 from forebay_controller.delivery import Delivery
+from forebay_controller.destinations.couriers import Couriers
 from forebay_controller.function_state import EMPTY_QUEUE, FunctionState, Tempo
 from forebay_controller.instances import (
     START_MAX_S,
     Instance,
     State,
+    after_absence,
     came_up_after_drain,
     fleet,
     longest_idle,
@@ -76,6 +79,7 @@ class Reconciler:
         *,
         actions: Actions,
         delivery: Delivery,
+        couriers: Couriers,
         background: Background,
         schedule: Callable[[str, Tempo], None],
         instances_max: int,
@@ -89,12 +93,14 @@ class Reconciler:
         self._metrics = metrics
         self._actions = actions
         self._delivery = delivery
+        self._couriers = couriers
         self._background = background
         self._schedule = schedule
         self._instances_max = instances_max
         self._clock = clock
         self._unix_offset_s = time.time() - clock()
         self._populated: dict[str, FunctionState] = {}
+        self._looked_s = clock()
         # Counted once a batch: functions with instances may be many more than those in it.
         self._total = 0
         self._coming_up = 0
@@ -121,6 +127,7 @@ class Reconciler:
         self._populated.pop(uid, None)
         self._schedule(uid, Tempo.COLD)
         self._delivery.forget(uid)
+        self._couriers.forget(uid)
         if state is not None:
             self._metrics.forget(state.spec.key)
 
@@ -145,12 +152,21 @@ class Reconciler:
             read_instances(self._redis, heartbeats) if heartbeats else _no_reports(),
         )
         now_s = self._clock()
+        self._note_absence(now_s)
         for state in reading:
             state.reports_s = now_s
         self._count(now_s)
         for state, queue_state in zip(states, seen, strict=True):
             if self.states.get(state.spec.uid) is state:  # else it was forgotten while it was read
                 self._look_at(state, queue_state, reports, now_s)
+
+    def _note_absence(self, now_s: float) -> None:
+        """Redis was away, or this process was stopped: no instance is to blame for what was not seen meanwhile."""
+        gap_s, self._looked_s = now_s - self._looked_s, now_s
+        if gap_s > AWAY_S:
+            for state in self._populated.values():
+                for instance_id, instance in state.instances.items():
+                    state.instances[instance_id] = after_absence(instance, gap_s, now_s)
 
     def _count(self, now_s: float) -> None:
         instances = [i for state in self._populated.values() for i in state.instances.values()]
@@ -203,6 +219,8 @@ class Reconciler:
             self._replace_outdated(state, now_s)
             self._scale(state, now_s)
         self._delivery.note(state.spec.uid, state.queue, state.seen.delayed_due_in_ms)
+        if not state.retiring:
+            self._couriers.note(state.spec.uid, state.queue, state.seen.outbox)
         self._metrics.observe(state.spec.key, state.seen, list(state.instances.values()))
         self._schedule(state.spec.uid, state.tempo)
 

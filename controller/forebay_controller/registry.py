@@ -22,6 +22,7 @@ from forebay_common import logs
 from forebay_common.frames import ERROR_DELETED
 from forebay_common.function_table import publish_entry, remove_entry
 from forebay_common.keys import FunctionKeys, PlatformKeys
+from forebay_common.names import id_prefix
 from forebay_common.queue import VersionQueue, create_queues, delete_function_keys
 from forebay_common.recovery import fail_queued_sync
 from forebay_common.redis_client import command
@@ -98,6 +99,10 @@ class Registry:
         """All functions, sorted by name."""
         return sorted(self._by_uid.values(), key=lambda spec: spec.name)
 
+    def by_id_prefix(self, prefix: bytes) -> list[FunctionSpec]:
+        """Those whose invocations' ids begin with `prefix`."""
+        return [spec for uid, spec in self._by_uid.items() if id_prefix(uid) == prefix]
+
     def keys(self, spec: FunctionSpec) -> FunctionKeys:
         """A function's keys."""
         return self._platform.function(spec.namespace, spec.name, spec.uid)
@@ -133,8 +138,8 @@ class Registry:
 
         `decide` gets the record as it is then. `package` is the code that the decided record names, needed when it
         names other code than before. Pending and InProgress last `visible_s` at least; with 0 a new function is
-        active at once. Raises what `decide` raises, SettingError, CodeStorageFullError,
-        redis.exceptions.RedisError.
+        active at once, and a change for which no instance is replaced is done at once. Raises what `decide` raises,
+        SettingError, CodeStorageFullError, redis.exceptions.RedisError.
         """
         async with self._lock(name):
             old = self.find(name)
@@ -223,6 +228,8 @@ class Registry:
         self, old: FunctionSpec, wanted: FunctionSpec, package: CodePackage | None, visible_s: float
     ) -> FunctionSpec:
         new = rules.updated(old, wanted, datetime.now(UTC))
+        if visible_s == 0 and new.state != rules.PENDING and self._applied[new.uid] >= new.revision:
+            new = rules.update_finished(new)
         if new.code_sha256 != old.code_sha256:
             assert package is not None
             await self.code.put(self.keys(new), package)

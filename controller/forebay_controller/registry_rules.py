@@ -5,8 +5,9 @@ from uuid import uuid4
 
 from forebay_common import limits
 from forebay_common.names import LATEST, function_arn
+from forebay_common.record import FLAG_DESTINATION_FAILURE, FLAG_DESTINATION_SUCCESS
 from forebay_common.routing import RoutingEntry, VersionRoute
-from forebay_common.spec import FunctionSpec
+from forebay_common.spec import AsyncSpec, FunctionSpec
 from forebay_controller import settings_rules
 from forebay_controller.interfaces import FunctionStatus
 
@@ -87,7 +88,15 @@ def routing_entry(spec: FunctionSpec, status: FunctionStatus, *, region: str, ac
         retry_at_ms=status.retry_at_ms,
         allowed_origins=list(spec.allowed_origins),
         auth=spec.auth,
+        destinations=destination_flags(spec.async_),
     )
+
+
+def destination_flags(async_: AsyncSpec) -> int:
+    """What the record of an event says of who is told of its end."""
+    success = FLAG_DESTINATION_SUCCESS if async_.on_success else 0
+    failure = FLAG_DESTINATION_FAILURE if async_.on_failure else 0
+    return success | failure
 
 
 def timestamp(now: datetime) -> str:

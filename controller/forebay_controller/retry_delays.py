@@ -5,9 +5,7 @@ from forebay_common.spec import FunctionSpec
 
 
 def retry_delays_ms(spec: FunctionSpec, platform_delays_s: tuple[float, ...]) -> list[int]:
-    """One delay for each retry the function allows; beyond the platform's list the last one repeats."""
+    """One delay for each retry the function allows: its own, else the platform's; beyond either the last repeats."""
     count = spec.async_.max_retries if spec.async_.max_retries is not None else limits.ASYNC_RETRIES_DEFAULT
-    last = platform_delays_s[-1]
-    return [
-        int(1000 * (platform_delays_s[index] if index < len(platform_delays_s) else last)) for index in range(count)
-    ]
+    delays_s = spec.async_.retry_delays_s or platform_delays_s
+    return [int(1000 * delays_s[min(index, len(delays_s) - 1)]) for index in range(count)]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from forebay_common import limits
 from forebay_common.spec import AsyncSpec, FunctionSpec, ScaleSpec
+from forebay_controller import destination_text
 from forebay_controller.environment import RESERVED
 
 RUNTIMES_SHOWN = (
@@ -24,8 +25,10 @@ CONCURRENCY_MAX = 100
 IDLE_MAX_S = 86_400
 ASYNC_AGE_MIN_S = 60
 ASYNC_RETRIES_MAX = 2
+RETRY_DELAYS_MAX = ASYNC_RETRIES_MAX
 ORIGINS_MAX = 100
 HANDLER_MAX_CHARS = 128
+ITS_OWN_DESTINATION = "You can't specify the function as a destination for itself."
 MEASURED_SHOWN_MAX_CHARS = 64 * limits.KIB
 """An environment can be as large as a request; an error that repeats it should not be."""
 
@@ -65,7 +68,7 @@ def check(spec: FunctionSpec) -> None:
     _check_range("memory_mb", spec.memory_mb, limits.MEMORY_MIN_MB, limits.MEMORY_MAX_MB)
     check_environment(spec.env or {})
     _check_scale(spec.scale)
-    _check_async(spec.async_)
+    _check_async(spec.async_, spec.name)
     _check_origins(spec.allowed_origins)
 
 
@@ -113,7 +116,8 @@ def instance_settings(spec: FunctionSpec) -> dict[str, object]:
         "memory_mb": spec.memory_mb,
         "env": spec.env or {},
         "concurrency": spec.scale.concurrency,
-        "max_retries": spec.async_.max_retries,
+        "max_retries": None if spec.async_.max_retries == limits.ASYNC_RETRIES_DEFAULT else spec.async_.max_retries,
+        "retry_delays_s": spec.async_.retry_delays_s,
         "image": pod.image,
         "command": pod.command,
         "args": pod.args,
@@ -146,11 +150,31 @@ def _check_scale(scale: ScaleSpec) -> None:
         )
 
 
-def _check_async(async_: AsyncSpec) -> None:
+def _check_async(async_: AsyncSpec, function_name: str) -> None:
     if async_.max_retries is not None:
         _check_range("async.max_retries", async_.max_retries, 0, ASYNC_RETRIES_MAX)
     if async_.max_age_s is not None:
         _check_range("async.max_age_s", async_.max_age_s, ASYNC_AGE_MIN_S, limits.ASYNC_AGE_MAX_S)
+    if len(async_.retry_delays_s) > RETRY_DELAYS_MAX:
+        raise SettingError(
+            f"async.retry_delays_s holds {len(async_.retry_delays_s)} delays, {RETRY_DELAYS_MAX} are allowed: one "
+            "before each retry"
+        )
+    for delay_s in async_.retry_delays_s:
+        _check_range("async.retry_delays_s", delay_s, 0, limits.ASYNC_AGE_MAX_S)
+    for name in ("on_success", "on_failure"):
+        _check_destination(f"async.{name}", getattr(async_, name), function_name)
+
+
+def _check_destination(name: str, text: str, function_name: str) -> None:
+    if not text:
+        return
+    try:
+        found = destination_text.parse(text)
+    except destination_text.DestinationError as error:
+        raise SettingError(f"{name}: {error}") from error
+    if found == (destination_text.FUNCTION, function_name):
+        raise SettingError(f"{name}: {ITS_OWN_DESTINATION}")
 
 
 def _check_origins(origins: tuple[str, ...]) -> None:

@@ -5,9 +5,11 @@ from dataclasses import asdict, replace
 from pydantic import ValidationError
 
 from forebay_common.spec import AsyncSpec, FunctionSpec, ScaleSpec
-from forebay_controller import settings_rules
+from forebay_controller import destination_text, settings_rules
+from forebay_controller.authenticator import Grant
 from forebay_controller.cluster import egress_text
 from forebay_controller.code_package import CodePackage, decode_base64, read_package
+from forebay_controller.management import Functions
 from forebay_controller.settings_rules import SettingError
 from forebay_controller.v1_errors import V1Error
 from forebay_controller.v1_models import FunctionInput
@@ -25,6 +27,22 @@ def read_put(body: bytes, *, has_pods: bool) -> tuple[FunctionInput, CodePackage
         raise V1Error("invalid", "; ".join(found)) from error
     _check_pods(wanted, has_pods=has_pods)
     return wanted, None if wanted.code is None else read_package(decode_base64(wanted.code.zip_base64))
+
+
+def check_destinations(wanted: FunctionInput, grant: Grant) -> None:
+    """Whether the request may have events sent to the functions that it names as destinations. Raises V1Error."""
+    async_ = wanted.async_
+    for text in () if async_ is None else (async_.on_success, async_.on_failure):
+        kind, name = destination_text.split(text or "")
+        if kind == destination_text.FUNCTION and not grant.may_send_to(name):
+            raise V1Error("forbidden", grant.denied_text(name[:200]))
+
+
+def missing_destinations(spec: FunctionSpec, functions: Functions) -> list[str]:
+    """Functions that are destinations and not there: they may come later, as in a folder of manifests."""
+    found = (destination_text.split(text) for text in (spec.async_.on_success, spec.async_.on_failure))
+    names = dict.fromkeys(name for kind, name in found if kind == destination_text.FUNCTION)
+    return [f"There is no function {name} yet to send records to" for name in names if functions.find(name) is None]
 
 
 def new_function(namespace: str, name: str, wanted: FunctionInput, package: CodePackage | None) -> FunctionSpec:
@@ -53,7 +71,7 @@ def changed(old: FunctionSpec, wanted: FunctionInput, package: CodePackage | Non
         given = wanted.scale.model_dump(exclude_none=True)
         changes["scale"] = ScaleSpec(**{**asdict(old.scale), **given})
     if wanted.async_ is not None:
-        changes["async_"] = AsyncSpec(**{**asdict(old.async_), **wanted.async_.model_dump(exclude_unset=True)})
+        changes["async_"] = AsyncSpec.from_members(asdict(old.async_) | wanted.async_.settings())
     if wanted.egress is not None:
         changes["pod"] = replace(old.pod, egress=egress_text.normalised(wanted.egress))
     if package is not None:

@@ -17,14 +17,19 @@ _STATUS_CODES: dict[str, int] = {
 
 
 class V1Error(Exception):
-    """An error to be answered as /v1 answers them; `code` is one of `v1_models.ErrorMember`'s."""
+    """An error to be answered as /v1 answers them; `code` is one of `v1_models.ErrorMember`'s.
 
-    def __init__(self, code: str, message: str) -> None:
+    `retry_after_s` (0: not said) is when it is worth trying again.
+    """
+
+    def __init__(self, code: str, message: str, *, retry_after_s: int = 0) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.retry_after_s = retry_after_s
 
 
-def v1_error_response(code: str, message: str) -> JSONResponse:
+def v1_error_response(code: str, message: str, *, retry_after_s: int = 0) -> JSONResponse:
     """An error's answer."""
-    return JSONResponse({"error": {"code": code, "message": message}}, _STATUS_CODES[code])
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
+    return JSONResponse({"error": {"code": code, "message": message}}, _STATUS_CODES[code], headers)

@@ -1,12 +1,13 @@
 """The bodies of /v1, for their checks and for OpenAPI. Durations and sizes carry their unit in the name."""
 
+from dataclasses import asdict
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from forebay_common import limits
 from forebay_common.names import function_arn
-from forebay_common.spec import FunctionSpec
+from forebay_common.spec import AsyncSpec, FunctionSpec
 from forebay_controller.interfaces import FunctionStatus
 from forebay_controller.management import Place
 
@@ -31,6 +32,19 @@ class AsyncInput(_Input):
 
     max_retries: int | None = Field(None, description="After a function error, 0 to 2")
     max_age_s: int | None = Field(None, description=f"60 to {limits.ASYNC_AGE_MAX_S}")
+    retry_delays_s: list[float] | None = Field(None, description="Before each retry; the last one repeats")
+    on_success: str | None = Field(
+        None, description="Where successes are reported: function:NAME, stream:NAME, https://…; null: nowhere"
+    )
+    on_failure: str | None = Field(
+        None, description="Where events are reported that are given up; null: they go to the dead letters"
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """The members that were given, as members of `AsyncSpec`."""
+        unset = asdict(AsyncSpec())
+        given = self.model_dump(exclude_unset=True)
+        return {name: unset[name] if value is None else value for name, value in given.items()}
 
 
 class CodeInput(_Input):
@@ -92,10 +106,24 @@ class ScaleOutput(BaseModel):
 
 
 class AsyncOutput(BaseModel):
-    """Async delivery; null: the platform's default."""
+    """Async delivery; null: the platform's default, or no destination."""
 
     max_retries: int | None
     max_age_s: int | None
+    retry_delays_s: list[float] | None
+    on_success: str | None
+    on_failure: str | None
+
+    @classmethod
+    def of(cls, async_: AsyncSpec) -> Self:
+        """The document for one function's settings."""
+        return cls(
+            max_retries=async_.max_retries,
+            max_age_s=async_.max_age_s,
+            retry_delays_s=list(async_.retry_delays_s) or None,
+            on_success=async_.on_success or None,
+            on_failure=async_.on_failure or None,
+        )
 
 
 class CodeOutput(BaseModel):
@@ -150,7 +178,7 @@ class FunctionOutput(BaseModel):
             "namespace", "name", "auth", "runtime", "handler", "timeout_s", "memory_mb", "revision", "revision_id",
             "last_modified", "state", "state_reason", "update_status", "update_reason", "warning",
         )  # fmt: skip
-        scale, async_, pod = spec.scale, spec.async_, spec.pod
+        scale, pod = spec.scale, spec.pod
         image = ImageOutput(
             uri=pod.image, command=list(pod.command), args=list(pod.args), working_directory=pod.working_directory
         )
@@ -163,7 +191,7 @@ class FunctionOutput(BaseModel):
                 concurrency=scale.concurrency,
                 idle_s=scale.idle_s,
             ),
-            "async_": AsyncOutput(max_retries=async_.max_retries, max_age_s=async_.max_age_s),
+            "async_": AsyncOutput.of(spec.async_),
             "allowed_origins": list(spec.allowed_origins),
             "code": None if pod.image else CodeOutput(sha256=spec.code_sha256, size=spec.code_size),
             "image": image if pod.image else None,
@@ -203,6 +231,7 @@ class StatusOutput(BaseModel):
 
     queued: int
     in_flight: int
+    dead_letters: int = Field(description="Events that were given up and are kept")
     instances: InstanceCounts
     reason: str = Field(description="Why there are as many instances as there are, or why none starts")
 
@@ -212,6 +241,7 @@ class StatusOutput(BaseModel):
         return cls(
             queued=status.queued,
             in_flight=status.in_flight,
+            dead_letters=status.dead_letters,
             instances=InstanceCounts(
                 starting=status.starting, idle=status.idle, busy=status.busy, draining=status.draining
             ),

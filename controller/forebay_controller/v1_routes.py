@@ -17,7 +17,8 @@ from forebay_controller.logs_text import LINES_MAX as LOG_LINES_MAX
 from forebay_controller.logs_text import as_text
 from forebay_controller.management import Functions, Instances, ManagementSettings
 from forebay_controller.request_body import RequestBodies
-from forebay_controller.v1_changes import changed, new_function, read_put
+from forebay_controller.v1_access import functions_of, not_found, require
+from forebay_controller.v1_changes import changed, check_destinations, missing_destinations, new_function, read_put
 from forebay_controller.v1_errors import V1Error
 from forebay_controller.v1_models import (
     ErrorOutput,
@@ -109,15 +110,16 @@ class V1Api:
 
     async def get_function(self, name: str, request: Request) -> FunctionOutput:
         """One function's settings and state."""
-        return _output(context_of(request.scope), _require(_functions(request, name), name))
+        return _output(context_of(request.scope), require(functions_of(request, name), name))
 
     async def put_function(self, name: str, request: Request, response: Response) -> PutOutput:
         """Create or update a function: all of it, or nothing."""
-        functions, has_pods = _functions(request, name), context_of(request.scope).store.has_pods
+        functions, has_pods = functions_of(request, name), context_of(request.scope).store.has_pods
         async with self._bodies.read(request) as body:
             # Megabytes of JSON, base64 and zip would stall every other request.
             wanted, package = await asyncio.to_thread(read_put, body, has_pods=has_pods)
             del body
+            check_destinations(wanted, context_of(request.scope).grant)
             warning = await asyncio.to_thread(self._settings.runtime_warning, wanted.runtime or "")
             existed = False
 
@@ -132,17 +134,17 @@ class V1Api:
         return PutOutput(
             **FunctionOutput.members_of(spec, functions.place, has_pods=has_pods),
             result="updated" if existed else "created",
-            warnings=[spec.warning] if spec.warning else [],
+            warnings=[*([spec.warning] if spec.warning else []), *missing_destinations(spec, functions)],
         )
 
     async def delete_function(self, name: str, request: Request) -> None:
         """Delete a function, its code, and the calls that wait for it."""
-        if not await _functions(request, name).delete(name, self._instances.retire):
-            raise _not_found(name)
+        if not await functions_of(request, name).delete(name, self._instances.retire):
+            raise not_found(name)
 
     async def get_status(self, name: str, request: Request) -> StatusOutput:
         """A function's queue and instances as the controller saw them last."""
-        return StatusOutput.of(self._instances.get_status(_require(_functions(request, name), name).uid))
+        return StatusOutput.of(self._instances.get_status(require(functions_of(request, name), name).uid))
 
     async def list_runtimes(self) -> RuntimeList:
         """The managed runtimes of this platform."""
@@ -168,8 +170,8 @@ class V1Api:
         ] = "text",
     ) -> StreamingResponse:
         """The last lines of a function's log, all instances together by time."""
-        functions = _functions(request, name)
-        spec = _require(functions, name)
+        functions = functions_of(request, name)
+        spec = require(functions, name)
         as_json = format == "json"
         media_type = "application/x-ndjson" if as_json else "text/plain; charset=utf-8"
         if not follow:
@@ -230,27 +232,8 @@ class V1Api:
             self._followers -= 1
 
 
-def _functions(request: Request, name: str) -> Functions:
-    """The functions that a request means, if it may manage the one it names. Raises V1Error."""
-    context = context_of(request.scope)
-    if not context.grant.allows(name):
-        raise V1Error("forbidden", context.grant.denied_text(name[:200]))
-    return context.functions
-
-
 def _output(context: Context, spec: FunctionSpec) -> FunctionOutput:
     return FunctionOutput.of(spec, context.functions.place, has_pods=context.store.has_pods)
-
-
-def _require(functions: Functions, name: str) -> FunctionSpec:
-    spec = functions.find(name)
-    if spec is None:
-        raise _not_found(name)
-    return spec
-
-
-def _not_found(name: str) -> V1Error:
-    return V1Error("not_found", f"There is no function {name[:200]}")
 
 
 def _rendered(lines: list[bytes], as_json: bool) -> bytes:  # noqa: FBT001 - one of two forms

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from forebay_common.keys import DEFAULT_PREFIX
-from forebay_common.redis_client import RedisSettings
+from forebay_common.limits import IDEMPOTENCY_RETENTION_MAX_S, IDEMPOTENCY_RETENTION_S
+from forebay_common.redis_settings import RedisSettings
 from forebay_gateway.areas import API, EVERYTHING, FUNCTIONS, INVOKES, PROCESS, Area
+from forebay_gateway.durability import DURABILITIES
+from forebay_gateway.durability import PROCESS as PROCESS_DURABILITY
 
 AUTH_OFF = "off"
 AUTH_REQUIRED = "required"
+"""A year."""
 PORTS = ("port", "functions_port", "invoke_port", "metrics_port")
 
 
@@ -22,9 +26,10 @@ class GatewayConfig:
     `auth`: `required` or `off`. `namespace`: what a path without `/ns/NAMESPACE` means. `port` serves everything but
     what has a port of its own: `functions_port` (`/fn`), `invoke_port` (Invoke, beside `port`), `metrics_port`
     (health, metrics and documents, beside `port`, without a credential); 0: there is none. `allowed_hosts`: Host names
-    accepted beside loopback ones, `*` for all. `waiting_max`: callers that may wait in this process at once. A
-    gateway that is told to stop goes on accepting for `drain_s`, saying that it is not ready, so that whoever sends it
-    requests can turn elsewhere; then it lets waiting calls finish for `stop_s`.
+    accepted beside loopback ones, `*` for all. `waiting_max`: callers that may wait in this process at once.
+    `durability`: when an event counts as accepted (`durability.py`). `idempotency_retention_s`: how long an idempotency
+    key stands for its call. A gateway that is told to stop goes on accepting for `drain_s`, saying that it is not
+    ready, so that whoever sends it requests can turn elsewhere; then it lets waiting calls finish for `stop_s`.
     """
 
     redis: RedisSettings
@@ -43,6 +48,8 @@ class GatewayConfig:
     allowed_hosts: tuple[str, ...] = ()
     log_level: str = "info"
     waiting_max: int = 10_000
+    durability: str = PROCESS_DURABILITY
+    idempotency_retention_s: int = IDEMPOTENCY_RETENTION_S
     drain_s: float = 0.0
     stop_s: float = 30.0
 
@@ -71,6 +78,11 @@ class GatewayConfig:
             raise ValueError("the configuration needs either controller_socket or controller_url")
         if known.get("auth", AUTH_OFF) not in {AUTH_OFF, AUTH_REQUIRED}:
             raise ValueError(f"auth is {AUTH_REQUIRED} or {AUTH_OFF}, not {known['auth']}")
+        if known.get("durability", PROCESS_DURABILITY) not in DURABILITIES:
+            raise ValueError(f"durability is one of {', '.join(DURABILITIES)}, not {known['durability']}")
+        retention_s = known.get("idempotency_retention_s", cls.__dataclass_fields__["idempotency_retention_s"].default)
+        if not isinstance(retention_s, int) or not 1 <= retention_s <= IDEMPOTENCY_RETENTION_MAX_S:
+            raise ValueError(f"idempotency_retention_s is 1 to {IDEMPOTENCY_RETENTION_MAX_S}, not {retention_s}")
         ports = [port for name in PORTS if (port := known.get(name, cls.__dataclass_fields__[name].default))]
         if len(ports) != len(set(ports)):
             raise ValueError(f"each of {', '.join(PORTS)} needs a number of its own")

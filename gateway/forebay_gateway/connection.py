@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 if TYPE_CHECKING:
-    from forebay_gateway.dispatch import SyncCall
+    from forebay_gateway.sync_call import SyncCall
 
 HEAD_MAX_BYTES = 128 * 1024
 """Request line and headers together; the HTTP parser itself has no bound."""

@@ -23,10 +23,12 @@ UNAVAILABLE = "unavailable"
 DELETED = "deleted"
 ACCEPTED = "accepted"
 """An async event is in Redis."""
+REPLAYED = "replayed"
+"""A repeat of a call that was accepted before under its idempotency key: nothing ran for it."""
 
 OUTCOMES = (
     OK, FUNCTION_ERROR, INSTANCE_LOST, CANNOT_START, NOT_STARTED, WAIT_OVER, LEFT, THROTTLED, REJECTED,
-    UNAVAILABLE, DELETED, ACCEPTED,
+    UNAVAILABLE, DELETED, ACCEPTED, REPLAYED,
 )  # fmt: skip
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)

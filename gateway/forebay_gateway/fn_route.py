@@ -10,13 +10,13 @@ from urllib.parse import unquote
 from starlette.types import Receive, Scope, Send
 
 from forebay_common import frames, record, sigv4
-from forebay_common.names import LATEST, parse_reference
+from forebay_common.names import ID_PREFIX_BYTES, LATEST, parse_reference
 from forebay_common.tlv import pack_field
 from forebay_gateway import lambda_errors
 from forebay_gateway.access import Access, needs_credential
 from forebay_gateway.admission import EVENT, REQUEST_RESPONSE, payload_limit, size_refusal
 from forebay_gateway.areas import split_namespace
-from forebay_gateway.dispatch import Connection
+from forebay_gateway.call_options import PLAIN, CallOptions, Once, fingerprint, read_options
 from forebay_gateway.guard import Caller, Guard, GuardRefusal
 from forebay_gateway.http_event import Headers, HttpRequest, event_bytes
 from forebay_gateway.http_response import (
@@ -29,9 +29,10 @@ from forebay_gateway.http_response import (
 )
 from forebay_gateway.identifiers import RandomSource, uuid_text
 from forebay_gateway.invoke import TRACE_ID_MAX_BYTES, read_wait_ms
-from forebay_gateway.lambda_errors import ClientLeft, Refusal
+from forebay_gateway.lambda_errors import REPLAYED, ClientLeft, Refusal
 from forebay_gateway.replies import Reply
 from forebay_gateway.request_body import BodyReader, declared_length
+from forebay_gateway.sync_call import Connection
 from forebay_gateway.table import Function, Route
 
 PREFLIGHT_MAX_AGE_S = 600
@@ -63,6 +64,7 @@ class Calls(Protocol):
         qualified: bool = False,
         extras: bytes = b"",
         asked_wait_ms: int = 0,
+        once: Once | None = None,
         connection: Connection | None = None,
     ) -> Reply:
         """Run a call. Raises Refusal or ClientLeft."""
@@ -77,8 +79,10 @@ class Calls(Protocol):
         invocation_id: bytes,
         qualified: bool = False,
         extras: bytes = b"",
-    ) -> None:
-        """Queue an event. Raises Refusal."""
+        options: CallOptions = PLAIN,
+        once: Once | None = None,
+    ) -> bytes:
+        """Queue an event; gives the id it is accepted under. Raises Refusal."""
         ...
 
 
@@ -96,12 +100,26 @@ class Target(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What a request's headers ask of the platform; `extras` are packed fields of the record, `wait_ms` 0 is none."""
+    """What a request's headers ask of the platform; `extras` are packed fields of the record, `wait_ms` 0 is none.
+
+    `delivery`: when, in which order and how often it is to run.
+    """
 
     run_async: bool
     length_bytes: int
     wait_ms: int
     extras: bytes
+    delivery: CallOptions
+
+
+class AdmittedRequest(NamedTuple):
+    """A request that may call its function; `secret` are the names of headers that the function must not see."""
+
+    function: Function
+    route: Route
+    options: Options
+    body: bytes
+    secret: frozenset[bytes]
 
 
 def target_of(raw_path: bytes) -> Target | None:
@@ -210,7 +228,12 @@ class FunctionRoute:
             if target is None:
                 answer = message(404, _NO_NAME)
             else:
-                answer = await self._answer(scope, receive, target, function, invocation_id, connection)
+                request = await self._admit(scope, receive, target, function)
+                invocation_id = request.function.id_prefix + invocation_id[ID_PREFIX_BYTES:]
+                answer, first_id = await self._call(scope, target, request, invocation_id, connection)
+                if first_id != invocation_id:
+                    invocation_id = first_id
+                    answer = answer._replace(headers=[*answer.headers, REPLAYED])
         except Refusal as refusal:
             answer = _refused(refusal)
         except ClientLeft:
@@ -222,21 +245,15 @@ class FunctionRoute:
         key = f"{target.namespace or self._namespace}/{target.name}"
         return self._calls.known_function(key) if known_only else await self._calls.function(key)
 
-    async def _answer(
-        self,
-        scope: Scope,
-        receive: Receive,
-        target: Target,
-        function: Function | None,
-        invocation_id: bytes,
-        connection: Connection | None,
-    ) -> HttpAnswer:
-        """The function's answer, or the platform's word that it was accepted. Raises Refusal or ClientLeft."""
-        options = _options(scope["headers"])
+    async def _admit(
+        self, scope: Scope, receive: Receive, target: Target, function: Function | None
+    ) -> AdmittedRequest:
+        """A request that may call its function, read whole. Raises Refusal or ClientLeft."""
+        headers = sigv4.joined(scope["headers"])
+        options = _options(scope["headers"], headers)
         secret: frozenset[bytes] = frozenset()
         body: bytes | None = None
         if self._access is not None:
-            headers = sigv4.joined(scope["headers"])
             if needs_credential(None if function is None else function.entry):
                 body = await self._admitted(self._access, scope, receive, headers, target, options)
             secret = self._access.secret_headers(headers)
@@ -246,19 +263,42 @@ class FunctionRoute:
             raise lambda_errors.not_found(f"{target.name}:{target.qualifier}" if target.qualifier else target.name)
         if body is None:
             body = await self._body(options, receive)
+        return AdmittedRequest(function, route, options, body, secret)
+
+    async def _call(
+        self,
+        scope: Scope,
+        target: Target,
+        request: AdmittedRequest,
+        invocation_id: bytes,
+        connection: Connection | None,
+    ) -> tuple[HttpAnswer, bytes]:
+        """The function's answer, or the platform's word that it was accepted, and the invocation that it is of.
+
+        Raises Refusal or ClientLeft.
+        """
+        function, route, options = request.function, request.route, request.options
         event = event_bytes(
-            _request(scope, target, body, secret),
+            _request(scope, target, request.body, request.secret),
             function=function.entry.name,
             account=function.entry.arn.split(":")[4],
             request_id=uuid_text(invocation_id),
             now_s=time.time(),
         )
+        once = once_of(scope, target, request) if options.delivery.key else None
         qualified = bool(target.qualifier)
         if options.run_async:
-            await self._calls.accept_async(
-                function, route, event, invocation_id=invocation_id, qualified=qualified, extras=options.extras
+            accepted_id = await self._calls.accept_async(
+                function,
+                route,
+                event,
+                invocation_id=invocation_id,
+                qualified=qualified,
+                extras=options.extras,
+                options=options.delivery,
+                once=once,
             )
-            return _accepted(invocation_id)
+            return _accepted(accepted_id), accepted_id
         reply = await self._calls.sync(
             function,
             route,
@@ -267,12 +307,10 @@ class FunctionRoute:
             qualified=qualified,
             extras=options.extras,
             asked_wait_ms=options.wait_ms,
+            once=once,
             connection=connection,
         )
-        if reply.error_kind == frames.ERROR_NONE:
-            return answer_of_result(reply.payload)
-        failed = internal_server_error()
-        return failed._replace(headers=[*failed.headers, (b"x-amz-function-error", b"Unhandled")])
+        return _answer_of(reply), reply.first_id or invocation_id
 
     async def _admitted(
         self,
@@ -312,17 +350,36 @@ class FunctionRoute:
         await send_answer(send, answer._replace(headers=headers), scope["method"])
 
 
-def _options(headers: Headers) -> Options:
-    """Read the headers. Raises Refusal for a wait that is no number."""
-    found = dict(headers)
-    wait = found.get(b"x-forebay-wait-ms")
-    trace_id = found.get(b"x-amzn-trace-id", b"")
+def once_of(scope: Scope, target: Target, request: AdmittedRequest) -> Once:
+    """What makes a request with an idempotency key run once: a repeat has the same method, path, query and body.
+
+    Not the event that is made of it, which tells when and by whom the request was sent.
+    """
+    sent = (scope["method"].encode(), target.rest.encode("latin-1"), scope["query_string"], request.body)
+    kind = b"fn async" if request.options.run_async else b"fn"
+    return Once(request.options.delivery.key, fingerprint(kind, request.route.version.encode(), *sent))
+
+
+def _options(listed: Headers, headers: Mapping[bytes, bytes]) -> Options:
+    """Read the headers, as they came and by name. Raises Refusal for a value that is none."""
+    wait = headers.get(b"x-forebay-wait-ms")
+    trace_id = headers.get(b"x-amzn-trace-id", b"")
+    run_async = prefers_async(listed)
     return Options(
-        run_async=prefers_async(headers),
-        length_bytes=declared_length(found.get(b"content-length")),
+        run_async=run_async,
+        length_bytes=declared_length(headers.get(b"content-length")),
         wait_ms=0 if wait is None else read_wait_ms(wait),
         extras=pack_field(record.TAG_TRACE_ID, trace_id) if 0 < len(trace_id) <= TRACE_ID_MAX_BYTES else b"",
+        delivery=read_options(headers, run_async=run_async, now_ms=time.time() * 1000),
     )
+
+
+def _answer_of(reply: Reply) -> HttpAnswer:
+    """What the client gets of a call's reply."""
+    if reply.error_kind == frames.ERROR_NONE:
+        return answer_of_result(reply.payload)
+    failed = internal_server_error()
+    return failed._replace(headers=[*failed.headers, (b"x-amz-function-error", b"Unhandled")])
 
 
 def _request(scope: Scope, target: Target, body: bytes, secret: frozenset[bytes]) -> HttpRequest:

@@ -22,7 +22,9 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _STATUS = re.compile(r"[2-5][0-9][0-9]")
 _BODILESS = frozenset({204, 304})
-_OURS = HOP_BY_HOP | {b"content-length", b"date", b"server", b"x-amz-function-error", b"x-amzn-requestid"}
+_OURS = HOP_BY_HOP | {
+    *(b"content-length", b"date", b"idempotency-replayed", b"server", b"x-amz-function-error", b"x-amzn-requestid")
+}
 """What a handler cannot set: these speak for the connection or for the platform."""
 
 

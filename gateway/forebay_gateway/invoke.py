@@ -4,20 +4,22 @@ import base64
 import binascii
 import json
 import re
+import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from forebay_common import frames, limits, record, sigv4
-from forebay_common.names import LATEST, function_arn, parse_reference
+from forebay_common.names import ID_PREFIX_BYTES, LATEST, function_arn, parse_reference
 from forebay_common.tlv import pack_field
 from forebay_gateway import admission, lambda_errors
 from forebay_gateway.access import Access, needs_credential
 from forebay_gateway.areas import INVOKE_END, INVOKE_START, split_namespace
+from forebay_gateway.call_options import HEADERS, PLAIN, CallOptions, Once, fingerprint, read_options
 from forebay_gateway.connection import ClientConnection
-from forebay_gateway.dispatch import Dispatcher, counted
+from forebay_gateway.dispatch import Dispatcher
 from forebay_gateway.identifiers import uuid_text
-from forebay_gateway.lambda_errors import CONTENT_TYPE, ClientLeft, Refusal
+from forebay_gateway.lambda_errors import CONTENT_TYPE, REPLAYED, ClientLeft, Refusal
 from forebay_gateway.payload_check import json_problem
 from forebay_gateway.replies import Reply
 from forebay_gateway.request_body import BodyReader, Receive, declared_length
@@ -79,6 +81,7 @@ class Request(NamedTuple):
     log_tail: bool
     extras: bytes
     wait_ms: int
+    options: CallOptions = PLAIN
 
 
 _PLAIN = Request(admission.REQUEST_RESPONSE, log_tail=False, extras=b"", wait_ms=0)
@@ -89,6 +92,7 @@ _SPECIAL = frozenset(
         b"x-amz-client-context",
         b"x-amzn-trace-id",
         b"x-forebay-wait-ms",
+        *HEADERS,
         *_UNSUPPORTED,
     }
 )
@@ -136,15 +140,17 @@ class InvokeHandler:
                 payload = await self._admitted(self._access, scope, receive, headers, target, request)
             if function is None:
                 function = await self._function(target)
+            invocation_id = function.id_prefix + invocation_id[ID_PREFIX_BYTES:]
             route = function.routes.get(target.version)
             if route is None:
-                raise counted(function, lambda_errors.not_found(target.arn))
+                raise function.counted(lambda_errors.not_found(target.arn))
             if payload is None:
                 payload = await self._payload(function, connection, headers, receive, request.invocation_type)
             else:
                 payload = checked_json(function, payload)
+            once = once_of(request, target, payload) if request.options.key else None
             if request.invocation_type != admission.REQUEST_RESPONSE:
-                status = await self._other(function, route, target, request, payload, invocation_id)
+                status, accepted_id = await self._other(function, route, target, request, once, payload, invocation_id)
                 head, body = b"", b""
             else:
                 reply = await dispatcher.sync(
@@ -156,9 +162,13 @@ class InvokeHandler:
                     log_tail=request.log_tail,
                     extras=request.extras,
                     asked_wait_ms=request.wait_ms,
+                    once=once,
                     connection=connection,
                 )
                 status, head, body = _STATUS_OK, reply_head(reply, log_tail=request.log_tail), reply.payload
+                accepted_id = reply.first_id or invocation_id
+            if accepted_id != invocation_id:
+                invocation_id, head = accepted_id, head + _REPLAYED_LINE
         except Refusal as refusal:
             if refusal.may_run:
                 status, head, body = _STATUS_OK, _FAILED_HEAD, refusal.function_error(uuid_text(invocation_id))
@@ -183,24 +193,27 @@ class InvokeHandler:
         route: Route,
         target: Target,
         request: Request,
+        once: Once | None,
         payload: bytes,
         invocation_id: bytes,
-    ) -> int:
-        """Do an Event or a DryRun; gives the status of an answer without a body. Raises Refusal."""
+    ) -> tuple[int, bytes]:
+        """Do an Event or a DryRun; gives the status of an answer without a body, and the invocation. Raises Refusal."""
         if request.invocation_type == DRY_RUN:
             refusal = admission.state_refusal(function.entry)
             if refusal is not None:
-                raise counted(function, refusal)
-            return _STATUS_DRY_RUN
-        await self._dispatcher.accept_async(
+                raise function.counted(refusal)
+            return _STATUS_DRY_RUN, invocation_id
+        accepted_id = await self._dispatcher.accept_async(
             function,
             route,
             payload,
             invocation_id=invocation_id,
             qualified=target.qualified,
             extras=request.extras,
+            options=request.options,
+            once=once,
         )
-        return _STATUS_ACCEPTED
+        return _STATUS_ACCEPTED, accepted_id
 
     def _target(self, raw_path: bytes, query: bytes) -> Target:
         """Whom a path is for; clients call few names often, so the answer is kept. Raises Refusal."""
@@ -243,7 +256,7 @@ class InvokeHandler:
         try:
             payload = await self._body(connection, headers, receive, invocation_type)
         except Refusal as refused:
-            raise counted(function, refused) from None
+            raise function.counted(refused) from None
         return checked_json(function, payload)
 
     async def _body(
@@ -261,12 +274,18 @@ class InvokeHandler:
         return body
 
 
+def once_of(request: Request, target: Target, payload: bytes) -> Once:
+    """What makes an Invoke with an idempotency key run once: a repeat has the same type, version and payload."""
+    parts = (b"invoke", request.invocation_type.encode(), target.version.encode(), payload)
+    return Once(request.options.key, fingerprint(*parts))
+
+
 def checked_json(function: Function, payload: bytes) -> bytes:
     """The event that a body stands for. Raises Refusal, counted, when it is no JSON."""
     problem = json_problem(payload) if payload else ""
     if problem:
         refusal = lambda_errors.invalid_content(f"Could not parse request body into json: {problem}")
-        raise counted(function, refusal)
+        raise function.counted(refusal)
     return payload or EMPTY_EVENT
 
 
@@ -288,6 +307,7 @@ def header_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
 
 
 _PLAIN_HEAD = header_lines([CONTENT_TYPE, (b"x-amz-executed-version", LATEST.encode())])
+_REPLAYED_LINE = header_lines([REPLAYED])
 _FAILED_HEAD = header_lines([CONTENT_TYPE, _FUNCTION_ERROR])
 
 
@@ -345,7 +365,8 @@ def read_request(headers: Mapping[bytes, bytes]) -> Request:
     if trace_id and len(trace_id) <= TRACE_ID_MAX_BYTES:
         extras += pack_field(record.TAG_TRACE_ID, trace_id)
     wait = headers.get(b"x-forebay-wait-ms")
-    return Request(invocation_type, log_header == b"Tail", extras, 0 if wait is None else read_wait_ms(wait))
+    options = read_options(headers, run_async=invocation_type == admission.EVENT, now_ms=time.time() * 1000)
+    return Request(invocation_type, log_header == b"Tail", extras, 0 if wait is None else read_wait_ms(wait), options)
 
 
 def client_context(value: bytes) -> bytes:

@@ -3,15 +3,21 @@
 Texts are part of the wire format: clients match on them (AWS's answers as observed, and the Lambda service model).
 """
 
+import random
+
 from forebay_common.auth_errors import AuthError
 from forebay_common.function_errors import error_document
 from forebay_common.lambda_errors import error_body
 from forebay_gateway import counters
 
 CONTENT_TYPE = (b"content-type", b"application/json")
+REPLAYED = (b"idempotency-replayed", b"true")
+"""The answer is that of a call before under the same idempotency key."""
 
 RETRY_AFTER_S = 1
 """What a caller is told to wait when nothing better is known."""
+AWAY_RETRY_AFTER_S = (1, 2, 3)
+"""What callers are told while Redis is away, one of these: they do not all come back at once."""
 _STATUS_UNAVAILABLE = 503
 
 
@@ -162,7 +168,8 @@ def cannot_start(reason: str, retry_after_s: int) -> Refusal:
 
 def unavailable(message: str) -> Refusal:
     """Redis is away; the message says what became of the call."""
-    return Refusal(503, "ServiceException", message, counters.UNAVAILABLE, retry_after_s=RETRY_AFTER_S)
+    retry_after_s = random.choice(AWAY_RETRY_AFTER_S)  # noqa: S311 - spreads callers, no secret
+    return Refusal(503, "ServiceException", message, counters.UNAVAILABLE, retry_after_s=retry_after_s)
 
 
 def unconfirmed(message: str) -> Refusal:
@@ -178,3 +185,21 @@ def failed(message: str) -> Refusal:
 def answer_lost(message: str) -> Refusal:
     """An instance has answered the call, and the answer cannot be had."""
     return Refusal(500, "ServiceException", message, counters.UNAVAILABLE, may_run=True)
+
+
+def key_reused() -> Refusal:
+    """The idempotency key stands for another request (422, as the IETF draft has it; Lambda has no such error)."""
+    message = "This Idempotency-Key was used for another request of the function. Use a new key for a new request."
+    return Refusal(422, "IdempotencyKeyReusedException", message, counters.REJECTED)
+
+
+def still_running(request_id: str) -> Refusal:
+    """The wait of a repeated call is over before the first one's end (409, as the IETF draft has it)."""
+    message = f"The call {request_id}, accepted under the same Idempotency-Key, is still queued or running."
+    return Refusal(409, "ResourceConflictException", message, counters.WAIT_OVER, retry_after_s=RETRY_AFTER_S)
+
+
+def answer_not_kept(request_id: str) -> Refusal:
+    """A repeated call has run, and its answer was too large to be kept; it is not run again."""
+    message = f"The call {request_id}, accepted under the same Idempotency-Key, has run; its answer is not kept."
+    return Refusal(409, "ResourceConflictException", message, counters.REPLAYED)

@@ -52,15 +52,24 @@ def _function_item(parameters: list[Document]) -> Document:
     return {
         "parameters": [
             *parameters,
-            {
-                "name": "Prefer",
-                "in": "header",
-                "schema": {"type": "string"},
-                "description": "`respond-async`: accept the request and answer 202 at once.",
-            },
+            *[_header(name, description) for name, description in _HEADERS.items()],
         ],
         **{method: _function_operation(method, suffix) for method in _METHODS},
     }
+
+
+def _header(name: str, description: str) -> Document:
+    return {"name": name, "in": "header", "schema": {"type": "string"}, "description": description}
+
+
+_HEADERS = {
+    "Prefer": "`respond-async`: accept the request and answer 202 at once.",
+    "Idempotency-Key": "A string in double quotes: a request sent again under it runs once and is answered alike.",
+    "X-Forebay-Delay": "Async: run it this many seconds later, at most 1209600.",
+    "X-Forebay-At": "Async: run it at this moment (RFC 3339), at most 14 days ahead.",
+    "X-Forebay-Group": "Async: run it after all earlier events of the group.",
+    "X-Forebay-Wait-Ms": "Not async: wait so many milliseconds for the answer, if the function's own wait is longer.",
+}
 
 
 def _function_operation(method: str, suffix: str) -> Document:
@@ -73,12 +82,18 @@ def _function_operation(method: str, suffix: str) -> Document:
             "200": {"description": "What the handler answered; it may set any status from 200 to 599."},
             "202": {
                 "description": "Accepted (`Prefer: respond-async`): the event is queued and will run.",
-                "headers": {"Preference-Applied": {"schema": {"type": "string"}}},
+                "headers": {
+                    "Preference-Applied": {"schema": {"type": "string"}},
+                    "Idempotency-Replayed": {"schema": {"type": "string"}},
+                },
                 "content": {"application/json": {"schema": _ACCEPTED}},
             },
+            "400": _failure("A header's value is none, or is not for this kind of call."),
             "403": _failure("The request comes from another site's page."),
             "404": _failure("There is no such function."),
+            "409": _failure("The first call under the Idempotency-Key is not done yet.", retry=True),
             "413": _failure("The request is too large: above 6 MB, above 1 MB when async."),
+            "422": _failure("The Idempotency-Key was used for another request."),
             "429": _failure("No instance took the call in time, or too many are waiting.", retry=True),
             "502": _failure("The function failed, or its instances cannot start."),
             "503": _failure("The queue is away.", retry=True),

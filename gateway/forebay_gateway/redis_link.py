@@ -8,15 +8,16 @@ none is repeated. `redis_client.connect` serves everything that is not on the ho
 
 import asyncio
 import random
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 
 from forebay_common import logs
-from forebay_common.redis_client import CONNECT_TIMEOUT_S, RedisSettings
+from forebay_common.redis_exchange import tls_context
+from forebay_common.redis_sentinel import is_primary
+from forebay_common.redis_settings import CONNECT_TIMEOUT_S, Address, RedisSettings
 from forebay_gateway.resp import Argument, pack
 
 REPLY_DEADLINE_S = 5.0
@@ -46,15 +47,53 @@ def ignore(_reply: object) -> None:
     """The sink for replies that change nothing for the caller."""
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Nobody wants to be told."""
+
+
+class Commands(Protocol):
+    """What commands are written to: a link, or what leads to one of several."""
+
+    def write(self, parts: Sequence[bytes], *sinks: Sink) -> None:
+        """Send packed commands, given as pieces, with one sink for each. Raises NotConnected."""
+
+
+class Link(Commands, Protocol):
+    """A way to Redis from its start to its end."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether commands go out now."""
+
+    def start(self) -> None:
+        """Begin to connect; returns at once. Within a running event loop."""
+
+    async def close(self) -> None:
+        """Send what has been written, then end the connection."""
+
+
+class Place(Protocol):
+    """Where a link's server is, when that is another one at times."""
+
+    must_be_primary: bool
+    """Whether the server itself must say that it is one before the link is up."""
+
+    async def find(self) -> Address:
+        """The server to connect to now. Raises OSError when that cannot be found out."""
+
+    def is_stale(self) -> bool:
+        """Whether the server that was found last is known to be the wrong one by now."""
+
+    def is_left(self, error: str) -> bool:
+        """Whether an answer that is this error says that the server is the wrong one (by now): look for it anew."""
 
 
 class RedisLink:
     """A connection that comes back by itself, with bounded and jittered backoff.
 
-    `on_up` is called each time it is usable again, after AUTH and SELECT, `on_down` each time a connection broke;
-    `on_message` gets `channel, data` of published messages.
+    `place` finds the server at each connection; None: the one that `settings` name. `on_up` is called each time it is
+    usable again, after AUTH and SELECT, `on_down` each time a connection broke; `on_message` gets `channel, data` of
+    published messages.
     """
 
     def __init__(
@@ -62,13 +101,15 @@ class RedisLink:
         settings: RedisSettings,
         name: str,
         *,
+        place: Place | None = None,
         reply_deadline_s: float = REPLY_DEADLINE_S,
-        on_up: Callable[[], None] = _nothing,
-        on_down: Callable[[], None] = _nothing,
+        on_up: Callable[[], None] = nothing,
+        on_down: Callable[[], None] = nothing,
         on_message: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
         self._settings = settings
         self._name = name
+        self._place = place
         self._reply_deadline_s = reply_deadline_s
         self._on_up = on_up
         self._on_down = on_down
@@ -123,41 +164,54 @@ class RedisLink:
             self._connection = None
             self._on_down()
             _log.warning("the connection to Redis was lost", extra={"link": self._name})
+            # All gateways have lost theirs: they do not come back in the same moment.
+            await asyncio.sleep(backoff_s(0, random.random()))  # noqa: S311 - jitter, no secret
 
     async def _connect(self) -> "_Connection":
-        settings = self._settings
+        settings, place = self._settings, self._place
         loop = asyncio.get_running_loop()
+        if place is not None:
+            settings = settings.at(await place.find())
         if settings.unix_socket is not None:
             _, connection = await loop.create_unix_connection(self._protocol, settings.unix_socket)
         else:
             assert settings.host is not None
-            context = ssl.create_default_context(cafile=settings.ca_file) if settings.tls else None
+            context = tls_context(settings)
             _, connection = await loop.create_connection(self._protocol, settings.host, settings.port, ssl=context)
         try:
-            await connection.greet(settings)
+            await connection.greet(settings, must_be_primary=place is not None and place.must_be_primary)
         except BaseException:
             connection.abort()
             raise
         return connection
 
     def _protocol(self) -> "_Connection":
-        return _Connection(asyncio.get_running_loop(), self._on_message)
+        is_left = self._place.is_left if self._place is not None else None
+        return _Connection(asyncio.get_running_loop(), self._on_message, is_left)
 
     async def _watch(self, connection: "_Connection") -> None:
         """Return when the connection is gone; give it up when it owes replies and stays silent."""
         while not connection.lost.done():
             await asyncio.wait((connection.lost,), timeout=WATCH_S)
-            if connection.silent_s() > self._reply_deadline_s:
+            if connection.silent_s() > self._reply_deadline_s or (self._place is not None and self._place.is_stale()):
                 connection.abort()
 
 
 class _Connection(asyncio.Protocol):
     """One connection's bytes in both directions."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_message: Callable[[bytes, bytes], None] | None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_message: Callable[[bytes, bytes], None] | None,
+        is_left: Callable[[str], bool] | None,
+    ) -> None:
         self._loop = loop
         self._on_message = on_message
-        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self._is_left = is_left
+        # Told of errors by the parser itself, so that other replies are not looked at for it.
+        error = hiredis.ReplyError if is_left is None else self._error
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE, replyError=error)
         self._sinks: deque[Sink] = deque()
         self._out: list[bytes] = []
         self._heard_at = 0.0
@@ -213,12 +267,21 @@ class _Connection(asyncio.Protocol):
             _log.exception("Redis sent what is no reply")
             self._transport.abort()
 
+    def _error(self, text: str) -> hiredis.ReplyError:
+        """An error as its sink gets it; one that says that this is the wrong server ends the connection after that."""
+        if self._is_left is not None and self._is_left(text):
+            self._loop.call_soon(self.abort)
+        return hiredis.ReplyError(text)
+
     def silent_s(self) -> float:
         """Seconds since something was heard from a server that owes replies; 0 when it owes none."""
         return self._loop.time() - self._heard_at if self._sinks else 0.0
 
-    async def greet(self, settings: RedisSettings) -> None:
-        """AUTH and SELECT, and a PING that a server still loading its data refuses. Raises hiredis.ReplyError."""
+    async def greet(self, settings: RedisSettings, *, must_be_primary: bool) -> None:
+        """AUTH and SELECT, and a PING that a server still loading its data refuses.
+
+        Raises hiredis.ReplyError, or RedisUnavailable when it is not the primary.
+        """
         commands: list[tuple[Argument, ...]] = []
         if settings.password is not None:
             commands.append(("AUTH", settings.username or "default", settings.password))
@@ -226,9 +289,14 @@ class _Connection(asyncio.Protocol):
             commands.append(("SELECT", settings.db))
         commands.append(("PING",))
         for command in commands:
-            reply: asyncio.Future[Any] = self._loop.create_future()
-            self.write((pack(*command),), (sink_of(reply),))
-            await reply
+            await self._ask(command)
+        if must_be_primary and not is_primary(await self._ask(("ROLE",))):
+            raise RedisUnavailable(f"{settings.host}:{settings.port} is not the primary (yet, or any more)")
+
+    async def _ask(self, command: tuple[Argument, ...]) -> Any:
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        self.write((pack(*command),), (sink_of(reply),))
+        return await reply
 
     def abort(self) -> None:
         """End at once; pending sinks get RedisUnavailable."""

@@ -17,7 +17,7 @@ from forebay_common.names import LATEST
 from forebay_common.tlv import INLINE, CodecError
 from forebay_gateway import lambda_errors
 from forebay_gateway.counters import Counters
-from forebay_gateway.redis_link import NotConnected, RedisLink, RedisUnavailable, ignore
+from forebay_gateway.redis_link import Commands, NotConnected, RedisUnavailable, Sink, ignore
 from forebay_gateway.resp import pack
 
 BATCH_FRAMES = 128
@@ -34,9 +34,12 @@ _log = logs.get(__name__)
 
 
 class Reply:
-    """A call's whole reply; `error_kind` is one of `frames.ERROR_*`, durations are the instance's own."""
+    """A call's whole reply; `error_kind` is one of `frames.ERROR_*`, durations are the instance's own.
 
-    __slots__ = ("duration_us", "error_kind", "flags", "init_us", "log_tail", "payload", "version_run")
+    `first_id`: the invocation that was answered so earlier, b"" when it was this very one.
+    """
+
+    __slots__ = ("duration_us", "error_kind", "first_id", "flags", "init_us", "log_tail", "payload", "version_run")
 
     def __init__(self, payload: bytes, error_kind: int, flags: int, duration_us: int, init_us: int) -> None:
         self.payload = payload
@@ -46,15 +49,16 @@ class Reply:
         self.init_us = init_us
         self.version_run = "$LATEST"
         self.log_tail = b""
+        self.first_id = b""
 
 
 class Waiting:
     """A call that waits for its reply: the future to settle, and what has come of a reply of several frames.
 
-    `base` is the function's key base, under which the reply's claims lie.
+    `base` is the function's key base, under which the reply's claims lie; `keeps_claims`: they are left there.
     """
 
-    __slots__ = ("base", "future", "next_sequence", "parts", "size", "token")
+    __slots__ = ("base", "future", "keeps_claims", "next_sequence", "parts", "size", "token")
 
     def __init__(self, token: bytes, base: bytes, future: asyncio.Future[Reply]) -> None:
         self.token = token
@@ -63,6 +67,12 @@ class Waiting:
         self.parts: list[bytes | str] | None = None
         self.next_sequence = 0
         self.size = 0
+        self.keeps_claims = False
+
+    def lose(self, reason: str) -> None:
+        """An instance has answered, and the answer cannot be had."""
+        if not self.future.done():
+            self.future.set_exception(lambda_errors.answer_lost(reason))
 
 
 class BrokenReply(Exception):  # noqa: N818 - what came, not what we did
@@ -76,7 +86,7 @@ class ReplyReader:
     `link` is read with blocking commands and serves nothing else; claims are fetched through `commands`.
     """
 
-    def __init__(self, link: RedisLink, commands: RedisLink, list_key: str, counters: Counters) -> None:
+    def __init__(self, link: Commands, commands: Commands, list_key: str, counters: Counters) -> None:
         self.waiting: dict[bytes, Waiting] = {}
         self._link = link
         self._commands = commands
@@ -119,6 +129,21 @@ class ReplyReader:
             self._counters.bad_replies += 1
             self._lose(call, f"The reply could not be read: {error}")
 
+    def repeat(self, call: Waiting, data: bytes, first_id: bytes) -> None:
+        """Settle a call with the frame that is kept of an earlier one, `first_id`."""
+        try:
+            frame = frames.ReplyFrame.decode(data)
+            is_whole = not frame.flags & frames.FLAG_PAYLOAD_OMITTED and add_frame(call, frame)
+        except (CodecError, BrokenReply) as error:
+            self._lose(call, str(error))
+            return
+        if not is_whole:
+            self._lose(call, "not the whole of the reply is kept")
+            return
+        reply = _reply_of(frame)
+        reply.first_id = first_id
+        self._collect(call, reply)
+
     def _route(self, call: Waiting, data: bytes) -> None:
         if len(data) < _HEADER_BYTES:
             raise CodecError("cut frame header")
@@ -138,10 +163,7 @@ class ReplyReader:
             return
         # Spent from here on: an instance that lost its connection tells again, perhaps while claims are fetched.
         del self.waiting[call.token]
-        reply = Reply(b"", frame.error_kind, frame.flags, frame.duration_us, frame.init_us)
-        reply.version_run = frame.version_run
-        reply.log_tail = frame.log_tail
-        self._collect(call, reply)
+        self._collect(call, _reply_of(frame))
 
     def _collect(self, call: Waiting, reply: Reply) -> None:
         """Put the parts of a finished reply together, once every claim among them has been fetched."""
@@ -164,9 +186,13 @@ class ReplyReader:
                 self._lose(call, f"The result of the call could not be fetched: {value!r}")
 
         # One byte above the limit is enough to know that the result is too large.
-        fetch = pack("GETRANGE", key, 0, limits.RESPONSE_MAX_BYTES) + pack("UNLINK", key)
+        fetch = [pack("GETRANGE", key, 0, limits.RESPONSE_MAX_BYTES)]
+        sinks: list[Sink] = [fetched]
+        if not call.keeps_claims:
+            fetch.append(pack("UNLINK", key))
+            sinks.append(ignore)
         try:
-            self._commands.write((fetch,), fetched, ignore)
+            self._commands.write(fetch, *sinks)
         except NotConnected as error:
             fetched(error)
 
@@ -177,11 +203,18 @@ class ReplyReader:
 
     def _lose(self, call: Waiting, reason: str) -> None:
         self.waiting.pop(call.token, None)
-        if not call.future.done():
-            call.future.set_exception(lambda_errors.answer_lost(reason))
+        call.lose(reason)
 
 
 _INLINE = bytes((INLINE,))
+
+
+def _reply_of(frame: frames.ReplyFrame) -> Reply:
+    """A reply as its last frame tells, still without its payload."""
+    reply = Reply(b"", frame.error_kind, frame.flags, frame.duration_us, frame.init_us)
+    reply.version_run = frame.version_run
+    reply.log_tail = frame.log_tail
+    return reply
 
 
 def add_frame(call: Waiting, frame: frames.ReplyFrame) -> bool:
@@ -226,7 +259,7 @@ def finish(call: Waiting, reply: Reply, payload: bytes) -> None:
 class Heartbeat:
     """Keeps this process known, so that the reaper leaves its reply list alone."""
 
-    def __init__(self, commands: RedisLink, keys: PlatformKeys, process_id: str) -> None:
+    def __init__(self, commands: Commands, keys: PlatformKeys, process_id: str) -> None:
         self._commands = commands
         self._beat = (
             # The key first: whoever reads the set must find the heartbeat of all that are in it.

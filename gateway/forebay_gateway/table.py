@@ -13,16 +13,18 @@ from typing import Any
 
 import hiredis
 
-from forebay_common import logs, record
+from forebay_common import limits, logs, record, scripts
 from forebay_common.function_table import CREDENTIAL_CHANGED
 from forebay_common.keys import RECORD_FIELD, PlatformKeys
-from forebay_common.names import LATEST
+from forebay_common.names import LATEST, id_prefix
 from forebay_common.routing import RoutingEntry, VersionRoute
 from forebay_common.tlv import pack_field
 from forebay_gateway.admission import Sample
 from forebay_gateway.counters import Counters, FunctionCounters
 from forebay_gateway.credential_table import CredentialTable
-from forebay_gateway.redis_link import NotConnected, RedisLink, RedisUnavailable, ignore
+from forebay_gateway.identifiers import ID_BYTES
+from forebay_gateway.lambda_errors import Refusal
+from forebay_gateway.redis_link import Commands, NotConnected, RedisUnavailable, ignore
 from forebay_gateway.resp import bulk, head, pack
 
 MISS_TTL_S = 0.5
@@ -30,6 +32,8 @@ MISSES_MAX = 1_024
 LOOKUPS_MAX = 64
 """Names looked up in Redis at the same time; beyond it an unknown name is not found."""
 RELOAD_RETRY_S = 0.5
+GROUPED_FIELD = "n"
+"""Of the groups' hash: how many events wait for their turn."""
 
 _log = logs.get(__name__)
 
@@ -37,17 +41,23 @@ _log = logs.get(__name__)
 class Route:
     """One version of a function, with everything packed that its calls have in common.
 
-    `sync_head` and `async_head` end before the record's length; `fields` follow the reply token in a sync record
-    of a caller that used no qualifier, `qualified_fields` of one that did; the `async_…` ones stand alone.
+    `sync_head`, `once_head` (up to its second key) and `accept_head` (an event without a group or key) end before the
+    record's length; `accept_keys` are the first four keys of `accept_async`. `fields` follow the reply token in a sync
+    record of a caller that used no qualifier, `qualified_fields` of one that did; the `async_…` ones follow
+    `event_head` and the invocation id. `lengths` ask how many events there are, in four commands.
     """
 
     __slots__ = (
+        "accept_head",
+        "accept_keys",
         "async_fields",
-        "async_head",
-        "async_length",
+        "async_key",
         "async_qualified_fields",
-        "delayed_length",
+        "event_age_ms",
+        "event_head",
         "fields",
+        "lengths",
+        "once_head",
         "qualified_fields",
         "revision",
         "sync_head",
@@ -67,14 +77,28 @@ class Route:
         self.sync_key = function.sync(version).encode()
         self.sync_head = _append_head(function.sync(version))
         self.sync_length = pack("XLEN", function.sync(version))
-        self.async_head = _append_head(function.async_(version))
-        self.async_length = pack("XLEN", function.async_(version))
-        self.delayed_length = pack("ZCARD", function.delayed(version))
+        self.once_head = script_head(scripts.ACCEPT_ONCE, 2, 4) + bulk(self.sync_key)
+        self.async_key = function.async_(version).encode()
+        places = (function.async_, function.live, function.delayed, function.groups)
+        self.accept_keys = b"".join([bulk(key(version)) for key in places])
+        self.accept_head = script_head(scripts.ACCEPT_ASYNC, 5, 4) + self.accept_keys + bulk(self.async_key) + b"$"
+        self.lengths = (
+            pack("XLEN", function.async_(version)),
+            pack("ZCARD", function.delayed(version)),
+            pack("XLEN", function.outbox(version)),
+            pack("HGET", function.groups(version), GROUPED_FIELD),
+        )
         version_field = b"" if version == LATEST else pack_field(record.TAG_VERSION, version.encode())
-        self.async_fields = version_field + pack_field(record.TAG_ARN, entry.arn.encode())
+        # An instance knows the function's own ARN; half of a small event's record would say it again.
+        self.async_fields = version_field
         self.async_qualified_fields = version_field + pack_field(record.TAG_ARN, f"{entry.arn}:{version}".encode())
         self.fields = reply + self.async_fields
         self.qualified_fields = reply + self.async_qualified_fields
+        self.event_age_ms = entry.async_age_ms or limits.ASYNC_AGE_MAX_S * 1000
+        self.event_head = record.HEADER.pack(
+            record.VERSION, record.KIND_ASYNC, entry.destinations, 0, 0, self.revision, self.event_age_ms,
+            self.timeout_ms, 0, bytes(ID_BYTES),
+        )[:-ID_BYTES]  # fmt: skip
 
 
 class Load:
@@ -93,18 +117,28 @@ class Load:
 
 
 class Function:
-    """One function as calls use it. `load` and `counters` outlive changes of the entry, `base` does not."""
+    """One function as calls use it. `load` and `counters` outlive changes of the entry, the keys do not.
 
-    __slots__ = ("base", "counters", "entry", "key", "load", "routes", "wake")
+    `id_prefix` is how the ids of its invocations begin.
+    """
+
+    __slots__ = ("base", "counters", "entry", "id_prefix", "key", "keys", "load", "routes", "wake")
 
     def __init__(self, entry: RoutingEntry, keys: PlatformKeys, reply: bytes, counters: FunctionCounters) -> None:
         self.entry = entry
         self.key = entry.key
-        self.base = keys.function(entry.namespace, entry.name, entry.uid).base.encode()
+        self.keys = keys.function(entry.namespace, entry.name, entry.uid)
+        self.base = self.keys.base.encode()
+        self.id_prefix = id_prefix(entry.uid)
         self.routes = {version: Route(entry, version, route, keys, reply) for version, route in entry.versions.items()}
         self.wake = pack("PUBLISH", keys.wake_channel, f"{entry.namespace}/{entry.name}/{entry.uid}")
         self.load = Load()
         self.counters = counters
+
+    def counted(self, refusal: Refusal) -> Refusal:
+        """A refusal of one of its calls, counted."""
+        self.counters.outcomes[refusal.outcome] += 1
+        return refusal
 
 
 class FunctionTable:
@@ -116,7 +150,7 @@ class FunctionTable:
 
     def __init__(
         self,
-        commands: RedisLink,
+        commands: Commands,
         keys: PlatformKeys,
         reply_address: str,
         counters: Counters,
@@ -284,6 +318,11 @@ class FunctionTable:
 
     def _later(self, action: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_later(RELOAD_RETRY_S, action)
+
+
+def script_head(script: scripts.Script, keys: int, arguments: int) -> bytes:
+    """A script's call up to its first key."""
+    return head(3 + keys + arguments) + bulk("EVALSHA") + bulk(script.sha) + bulk(keys)
 
 
 def _append_head(key: str) -> bytes:

@@ -6,7 +6,7 @@ from time import time
 
 from forebay_common.limits import RESPONSE_MAX_BYTES
 from forebay_runtime import call_log
-from forebay_runtime.failures import exited, message_of, timed_out, too_large
+from forebay_runtime.failures import cancelled, exited, message_of, timed_out, too_large
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
         """What is told about calls."""
 
         def call_ended(
-            self, call: Call, payload: bytes, *, failed: bool, duration_us: int, init_us: int, cold: bool
+            self, call: Call, payload: bytes, *, failed: bool, ran: bool, duration_us: int, init_us: int, cold: bool
         ) -> None:
-            """A call is over; its log is complete."""
+            """A call is over; its log is complete. `ran`: its handler may have had it."""
 
 
 class CallEnds:
@@ -43,7 +43,17 @@ class CallEnds:
         call.started = self._loop.now
         self.log(call, call_log.start(call.request_id, self._settings.version), may_wait=True)
 
-    def end(self, slot: Slot, call: Call, payload: bytes, *, failed: bool, max_rss_kib: int, status: str = "") -> None:
+    def end(
+        self,
+        slot: Slot,
+        call: Call,
+        payload: bytes,
+        *,
+        failed: bool,
+        max_rss_kib: int,
+        status: str = "",
+        ran: bool = True,
+    ) -> None:
         """A call is over; a payload above the quota is replaced by the error that says so."""
         if len(payload) > RESPONSE_MAX_BYTES:
             payload, failed = too_large(RESPONSE_MAX_BYTES), True
@@ -58,12 +68,19 @@ class CallEnds:
         self.log(call, call_log.report(call.request_id, duration_us, memory_mb, max_rss_kib, init_us, status))
         self.done += 1
         self.busy_us += duration_us
-        self._owner.call_ended(call, payload, failed=failed, duration_us=duration_us, init_us=init_us, cold=cold)
+        self._owner.call_ended(
+            call, payload, failed=failed, ran=ran, duration_us=duration_us, init_us=init_us, cold=cold
+        )
 
     def end_timed_out(self, slot: Slot, call: Call, max_rss_kib: int = 0) -> None:
         """A call is over since its deadline has passed."""
         self.log(call, call_log.timed_out(call.request_id, call.record.timeout_ms, time()))
         self.end(slot, call, timed_out(call), failed=True, max_rss_kib=max_rss_kib, status="timeout")
+
+    def end_cancelled(self, slot: Slot, call: Call) -> None:
+        """A call is over since it was cancelled."""
+        self.log(call, call_log.cancelled(call.request_id, time()))
+        self.end(slot, call, cancelled(call), failed=True, max_rss_kib=0, status="cancelled")
 
     def end_exited(self, slot: Slot, call: Call, status: int | None) -> None:
         """A call is over since its process ended; `status` as `os.waitpid` gives it, None when nobody knows."""

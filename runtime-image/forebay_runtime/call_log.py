@@ -38,6 +38,11 @@ def timed_out(request_id: str, timeout_ms: int, now_s: float) -> str:
     return f"{iso_time(now_s)} {request_id} Task timed out after {timeout_ms / 1000:.2f} seconds"
 
 
+def cancelled(request_id: str, now_s: float) -> str:
+    """In the log of a call that was cancelled while it ran."""
+    return f"{iso_time(now_s)} {request_id} Task was cancelled"
+
+
 def init_report(init_us: int, status: str) -> str:
     """After an init that failed (`error`) or took too long (`timeout`)."""
     return f"INIT_REPORT Init Duration: {init_us / 1000:.2f} ms\tPhase: init\tStatus: {status}"

@@ -43,6 +43,13 @@ def timed_out(call: Call) -> bytes:
     return function_errors.timed_out(call.request_id, call.record.timeout_ms)
 
 
+def cancelled(call: Call) -> bytes:
+    """A call that was cancelled while it ran."""
+    from forebay_common import function_errors  # noqa: PLC0415 - see the module's docstring
+
+    return function_errors.cancelled(call.request_id)
+
+
 def too_large(limit: int) -> bytes:
     """A result above the quota."""
     from forebay_common import function_errors  # noqa: PLC0415 - see the module's docstring

@@ -12,6 +12,7 @@ from forebay_common import scripts
 from forebay_common.frames import ERROR_NONE, KIND_ERROR, KIND_WHOLE, ReplyFrame
 from forebay_common.keys import GROUP
 from forebay_common.limits import CLAIM_CHECK_BYTES, CLAIM_TTL_S
+from forebay_common.record import ONCE, ONCE_DONE, TAG_IDEMPOTENCY, idempotency
 from forebay_runtime.leases import ASYNC, CONTROL, SYNC
 from forebay_runtime.redis_faults import passes
 from forebay_runtime.redis_wire import command
@@ -22,20 +23,28 @@ if TYPE_CHECKING:
     from typing import Any
 
     from forebay_common.keys import FunctionKeys
+    from forebay_common.record import Invocation
     from forebay_runtime.console import Console
     from forebay_runtime.leases import Call, Leases
     from forebay_runtime.redis_wire import Link
+    from forebay_runtime.reply_pushes import ReplyPushes
 
 DONE = "done"
 RETRY = "retry"
 DEAD = "dead"
 EXPIRED = "expired"
+CANCELLED = "cancelled"
+RELEASED = "released"
 AGE_EXCEEDED = "EventAgeExceeded"
 RETRIES_EXHAUSTED = "RetriesExhausted"
 PAYLOAD_GONE = "PayloadGone"
 
 # A frame's head, its fields and a log tail fit beside an inline payload of this size.
 INLINE_MAX_BYTES = CLAIM_CHECK_BYTES - 8 * 1024
+UNPUSHED_MAX = 32
+"""So many pushes to other nodes may be under way before they count as refused; each is the replies of one turn."""
+_ARGUMENTS = b"*7\r\n"
+"""How the arguments of `finish_async` begin, packed by themselves."""
 
 
 def after_failure(attempt: int, retry_delays_ms: list[int]) -> tuple[str, int]:
@@ -50,22 +59,49 @@ def after_failure(attempt: int, retry_delays_ms: list[int]) -> tuple[str, int]:
 
 
 class _Batch:
-    """One write: its bytes, and what its replies confirm."""
+    """One write: its bytes, and what its replies confirm.
 
-    __slots__ = ("attempts", "commands", "confirms", "data", "scripts")
+    `confirms`: kind, entry ids, and where the reply is that counts those which were still ours. `scripts`: where the
+    reply to an event's transition is. `sent`: how often it was. `waited`: it was not taken at once. `then`: what comes
+    after it.
+    """
 
-    def __init__(self, data: bytes, commands: int, confirms: list[tuple[int, list[bytes]]]) -> None:
+    __slots__ = ("commands", "confirms", "data", "scripts", "sent", "then", "waited")
+
+    def __init__(
+        self,
+        data: bytes,
+        commands: int,
+        confirms: list[tuple[int, list[bytes], int]],
+        then: Callable[[], None] | None = None,
+    ) -> None:
         self.data = data
         self.commands = commands
         self.confirms = confirms
         self.scripts: list[tuple[int, Call]] = []
-        self.attempts = 0
+        self.sent = 0
+        self.waited = False
+        self.then = then
+
+
+class _Elsewhere:
+    """Replies of a turn for one list that lies on another node: what comes before them, and what after."""
+
+    __slots__ = ("bodies", "entry_ids", "first", "frames", "wait_ms")
+
+    def __init__(self) -> None:
+        self.first: list[bytes] = []
+        self.frames: list[bytes] = []
+        self.entry_ids: list[bytes] = []
+        self.bodies: list[str] = []
+        self.wait_ms = 0
 
 
 class Finisher:
     """Gathers finishes; `flush` sends them, and the leases are dropped once Redis has confirmed.
 
-    `on_lost` is told that a connection broke before it had, and that `send_again` is to be called.
+    `on_lost` is told that a connection broke before it had, and that `send_again` is to be called. `pushes`: reply
+    lists lie on other nodes, each of which must have answered before a call that it was told of is acknowledged.
     """
 
     def __init__(
@@ -78,7 +114,9 @@ class Finisher:
         console: Console,
         on_passing_fault: Callable[[ReplyError], None],
         on_lost: Callable[[], None],
+        pushes: ReplyPushes | None = None,
     ) -> None:
+        self._keys = keys
         self._base = keys.base
         self._prefix = prefix
         self._version = version
@@ -86,25 +124,42 @@ class Finisher:
         self._leases = leases
         self._console = console
         self._streams = (keys.sync(version), keys.async_(version))
-        self._delayed = keys.delayed(version)
-        self._dead = keys.dead(version)
+        # The last one stands in for the list of a group, where an event has none.
+        self._event_keys: tuple[str, ...] = (
+            *(self._streams[ASYNC], keys.delayed(version), keys.dead(version), keys.live(version)),
+            *(keys.ended(version), keys.outbox(version), keys.groups(version), self._streams[ASYNC]),
+        )
+        head = command(("EVALSHA", scripts.FINISH_ASYNC.sha, len(self._event_keys), *self._event_keys))
+        # Packing a command costs by its words, and most of this one's are the same for nearly every event.
+        self._plain_head = b"*%d\r\n" % (len(self._event_keys) + 10) + head.partition(b"\r\n")[2]
+        # A sync call has no place in `live`.
+        self._release_keys = ((self._streams[SYNC],) * 2, (self._streams[ASYNC], keys.live(version)))
         self._control = keys.control(consumer)
-        self._results: list[bytes] = []
+        self._first: list[bytes] = []
         self._frames: dict[str, list[bytes]] = {}
         self._acknowledged: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
         self._bodies: list[str] = []
         self._scripts: list[tuple[bytes, Call]] = []
         self._releases: tuple[list[bytes], list[bytes]] = ([], [])
         self._again: list[_Batch] = []
+        self._waited = 0
         self._on_passing_fault = on_passing_fault
         self._on_lost = on_lost
+        self._pushes = pushes
+        self._elsewhere: dict[str, _Elsewhere] = {}
+        self._unpushed = 0
         self.pending = False
-        self.async_outcomes = {DONE: 0, RETRY: 0, DEAD: 0, EXPIRED: 0}
+        self.async_outcomes = {DONE: 0, RETRY: 0, DEAD: 0, EXPIRED: 0, CANCELLED: 0}
 
     @property
     def waits(self) -> bool:
-        """Whether something was lost with a connection and waits for the next."""
-        return bool(self._again)
+        """Whether something that Redis did not take, or was lost with a connection, is not confirmed yet."""
+        return bool(self._again) or self._waited > 0 or self._unpushed > 0
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether Redis does not take what there is, so that nothing new should be begun that would only add to it."""
+        return bool(self._again) or self._waited > 0 or self._unpushed > UNPUSHED_MAX
 
     def reply(
         self,
@@ -114,14 +169,24 @@ class Finisher:
         flags: int = 0,
         duration_us: int = 0,
         init_us: int = 0,
+        *,
+        ran: bool = True,
     ) -> None:
-        """Answer a sync call and let go of it. A call whose lease was lost is only let go of."""
+        """Answer a sync call and let go of it. A call whose lease was lost is only let go of.
+
+        `ran` as far as a repetition of the call is concerned: what did not run may be asked for again.
+        """
         record = call.record
         if call.lost:
             self._leases.drop(SYNC, [call.entry_id])
             return
         self.pending = True
-        if record.reply_address:
+        once = idempotency(record) if TAG_IDEMPOTENCY in record.optional else None
+        elsewhere = None
+        if self._pushes is not None and record.reply_address:
+            elsewhere = self._elsewhere.setdefault(record.reply_address, _Elsewhere())
+        first = self._first if elsewhere is None else elsewhere.first
+        if record.reply_address or once is not None:
             frame = ReplyFrame(
                 token=record.reply_token,
                 payload=payload,
@@ -136,32 +201,60 @@ class Finisher:
             if len(payload) > INLINE_MAX_BYTES:
                 frame.claim = f"result:{record.invocation_id.hex()}"
                 frame.payload = None
-                self._results.append(command(("SET", f"{self._base}:{frame.claim}", payload, "EX", CLAIM_TTL_S)))
-            frames = self._frames.get(record.reply_address)
-            if frames is None:
-                self._frames[record.reply_address] = [frame.encode()]
-            else:
-                frames.append(frame.encode())
-        self._acknowledged[SYNC].append(call.entry_id)
+                ttl_s = max(CLAIM_TTL_S, once[2]) if once is not None else CLAIM_TTL_S
+                first.append(command(("SET", f"{self._base}:{frame.claim}", payload, "EX", ttl_s)))
+            data = frame.encode()
+            if once is not None:
+                first.append(self._settled(record, once, data if ran else None))
+            if elsewhere is not None:
+                elsewhere.frames.append(data)
+                elsewhere.wait_ms = max(elsewhere.wait_ms, record.wait_ms)
+            elif record.reply_address:
+                self._frames.setdefault(record.reply_address, []).append(data)
+        (self._acknowledged[SYNC] if elsewhere is None else elsewhere.entry_ids).append(call.entry_id)
         if record.claim:
-            self._bodies.append(f"{self._base}:{record.claim}")
+            (self._bodies if elsewhere is None else elsewhere.bodies).append(f"{self._base}:{record.claim}")
 
-    def finish_async(self, call: Call, outcome: str, delay_ms: int = 0, reason: str = "") -> None:
+    def _settled(self, record: Invocation, once: tuple[bytes, bytes, int], frame: bytes | None) -> bytes:
+        """What a repetition of the call will find: its answer, or nothing when it did not run."""
+        key_hash, payload_hash, _ = once
+        key = self._keys.once(key_hash)
+        if frame is None:
+            return command(("UNLINK", key))
+        value = ONCE.pack(payload_hash, record.invocation_id, ONCE_DONE) + frame
+        return command(("SET", key, value, "XX", "KEEPTTL"))
+
+    def finish_async(self, call: Call, outcome: str, delay_ms: int = 0, reason: str = "", frame: bytes = b"") -> None:
         """Finish an async event as the owner of its lease: `lua/finish_async.lua`. Without a lease, let go of it."""
         if call.lost:
             self._leases.drop(ASYNC, [call.entry_id])
             return
         self.pending = True
-        self.async_outcomes[outcome] += 1
-        keys = [self._streams[ASYNC], self._delayed, self._dead]
-        if call.record.claim:
-            keys.append(f"{self._base}:{call.record.claim}")
-        arguments = (call.entry_id, self._consumer, outcome, delay_ms, reason)
-        evaluation = command(("EVALSHA", scripts.FINISH_ASYNC.sha, len(keys), *keys, *arguments))
+        if outcome != RELEASED:
+            self.async_outcomes[outcome] += 1
+        record = call.record
+        group = record.group_hash
+        arguments = (call.entry_id, self._consumer, outcome, delay_ms, reason, frame, group)
+        if not group and not record.claim:
+            evaluation = self._plain_head + command(arguments)[len(_ARGUMENTS) :]
+        else:
+            keys = self._event_keys
+            if group:
+                keys = (*keys[:-1], self._keys.group(self._version, group))
+            if record.claim:
+                keys = (*keys, f"{self._base}:{record.claim}")
+            evaluation = command(("EVALSHA", scripts.FINISH_ASYNC.sha, len(keys), *keys, *arguments))
         self._scripts.append((evaluation, call))
 
-    def release(self, kind: int, entry_id: bytes) -> None:
-        """Hand an entry back that was not started."""
+    def release(self, call: Call) -> None:
+        """Hand a call back that was not started; one that was cancelled meanwhile ends with that."""
+        if call.kind == ASYNC:
+            self.finish_async(call, RELEASED)
+        else:
+            self.release_unread(SYNC, call.entry_id)
+
+    def release_unread(self, kind: int, entry_id: bytes) -> None:
+        """Hand an entry back whose record nobody here can read."""
         self.pending = True
         self._releases[kind].append(entry_id)
 
@@ -172,24 +265,58 @@ class Finisher:
 
     def flush(self, link: Link) -> None:
         """Queue everything gathered on a connection; without one it is kept for the next."""
+        if self._elsewhere:
+            self._begin_elsewhere(link)
         batch = self._gather()
         self.pending = False
+        if batch.commands:
+            self._send_or_keep(link, batch)
+
+    def _send_or_keep(self, link: Link, batch: _Batch) -> None:
         if link.up:
             self._send(link, batch)
         else:
             self._again.append(batch)
 
+    def _begin_elsewhere(self, link: Link) -> None:
+        """What must be in Redis before its reply goes first, then the replies, each followed by what it allows."""
+        elsewhere, self._elsewhere = self._elsewhere, {}
+        self._unpushed += len(elsewhere)
+
+        def push() -> None:
+            for address, replies in elsewhere.items():
+                self._push(address, replies)
+
+        first = [part for replies in elsewhere.values() for part in replies.first]
+        if first:
+            self._send_or_keep(link, _Batch(b"".join(first), len(first), [], push))
+        else:
+            push()
+
+    def _push(self, address: str, replies: _Elsewhere) -> None:
+        def done() -> None:
+            self._unpushed -= 1
+            self._acknowledged[SYNC].extend(replies.entry_ids)
+            self._bodies.extend(replies.bodies)
+            self.pending = True
+
+        assert self._pushes is not None
+        self._pushes.push(address, replies.frames, replies.wait_ms / 1000, done)
+
     def send_again(self, link: Link) -> None:
         """Send what was lost with a connection or met a passing fault."""
         again, self._again = self._again, []
+        self._waited += len(again)
         for batch in again:
+            batch.waited = True
             self._send(link, batch)
 
     def _gather(self) -> _Batch:
-        parts = self._results
+        # What a repetition of a call needs, then the reply, then the acknowledgement: dying between them tells the
+        # caller twice, never not at all.
+        parts = self._first
         commands = len(parts)
-        self._results = []
-        # The reply precedes the acknowledgement: dying between them tells the caller twice, never not at all.
+        self._first = []
         for address, frames in self._frames.items():
             parts.append(command(("RPUSH", f"{self._prefix}:{address}", *frames)))
             commands += 1
@@ -204,15 +331,15 @@ class Finisher:
                 parts.append(command(("XACK", stream, GROUP, *entry_ids)))
                 commands += 2
                 if kind != CONTROL:
-                    confirms.append((kind, entry_ids))
+                    confirms.append((kind, entry_ids, commands - 1))
         self._acknowledged = ([], [], [])
         for kind in (SYNC, ASYNC):
             entry_ids = self._releases[kind]
             if entry_ids:
-                keys = (1, self._streams[kind], self._consumer)
+                keys = (2, *self._release_keys[kind], self._consumer)
                 parts.append(command(("EVALSHA", scripts.RELEASE.sha, *keys, *entry_ids)))
                 commands += 1
-                confirms.append((kind, entry_ids))
+                confirms.append((kind, entry_ids, commands - 1))
         self._releases = ([], [])
         if self._bodies:
             parts.append(command(("UNLINK", *self._bodies)))
@@ -228,7 +355,7 @@ class Finisher:
         return batch
 
     def _send(self, link: Link, batch: _Batch) -> None:
-        batch.attempts += 1
+        batch.sent += 1
 
         def on_replies(replies: list[Any] | None) -> None:
             self._confirm(batch, replies)
@@ -236,6 +363,8 @@ class Finisher:
         link.send(batch.data, batch.commands, on_replies)
 
     def _confirm(self, batch: _Batch, replies: list[Any] | None) -> None:
+        if batch.waited:
+            self._waited -= 1
         if replies is None:
             self._again.append(batch)
             self._on_lost()
@@ -247,11 +376,19 @@ class Finisher:
                     self._on_passing_fault(reply)
                     return
                 self._console.error(f"Redis refused a step of finishing calls: {reply}")
-        for kind, entry_ids in batch.confirms:
+        for kind, entry_ids, index in batch.confirms:
             self._leases.drop(kind, entry_ids)
+            # Sent twice they may have lost their leases to their own first success.
+            if batch.sent == 1 and isinstance(replies[index], int):
+                self._lost(len(entry_ids) - replies[index], "")
         for index, call in batch.scripts:
             self._leases.drop(ASYNC, [call.entry_id])
-            # Sent twice it may have lost its lease to its own first success.
-            if replies[index] == 0 and batch.attempts == 1:
-                self._leases.lost += 1
-                self._console.warning("the lease was lost before the event was finished", call.request_id)
+            if batch.sent == 1 and replies[index] == 0:
+                self._lost(1, call.request_id)
+        if batch.then is not None:
+            batch.then()
+
+    def _lost(self, count: int, request_id: str) -> None:
+        if count > 0:
+            self._leases.lost += count
+            self._console.warning("the lease was lost before the call was finished", request_id)

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 KILL_CONFIRM_S = 1.0
 KILL_CONFIRM_IN_POD_S = 10.0
 """Both the killed and who reports it share a small function's few milliseconds of CPU in each tenth of a second."""
+CANCEL_AFTER_S = 0.05
+"""So long a cancelled call has run at least when its process is killed: one that ends in less is followed at once by
+the next of its batch, which the kill would hit."""
 _SIGKILL = 9
 
 
@@ -152,13 +155,10 @@ class Handlers:
         return unstarted
 
     def end(self, call: Call) -> None:
-        """End a call that runs, with its process.
-
-        One that waits behind it in a batch starts within milliseconds and is left alone.
-        """
+        """End a cancelled call that runs, with its process; one that waits behind it in a batch, once it has begun."""
         for slot in self.slots:
             if slot.state == READY and slot.calls and slot.calls[0] is call:
-                self._kill(slot)
+                slot.timer.set(min(slot.timer.when, call.started + CANCEL_AFTER_S))
 
     def withdraw(self, call: Call) -> bool:
         """Take back a call that waits for a handler process to start; False when it does not."""
@@ -280,7 +280,7 @@ class Handlers:
             self._on_init_failed(slot, init_timed_out(self._settings.init_timeout_ms), "timeout")
         elif slot.calls:
             self._read_log(slot)
-            slot.timed_out = True
+            slot.timed_out = not slot.calls[0].cancelled
             self._kill(slot)
 
     def _kill(self, slot: Slot) -> None:
@@ -337,6 +337,8 @@ class Handlers:
         if calls and calls[0].started:
             if slot.timed_out:
                 self.ends.end_timed_out(slot, calls[0])
+            elif calls[0].cancelled:
+                self.ends.end_cancelled(slot, calls[0])
             else:
                 self.ends.end_exited(slot, calls[0], status)
             calls = calls[1:]
@@ -352,7 +354,7 @@ class Handlers:
             slot.failure_told = True
             self._begin(slot, call)
             document = slot.failure(call.request_id)
-            self.ends.end(slot, call, document, failed=True, max_rss_kib=0, status="error")
+            self.ends.end(slot, call, document, failed=True, max_rss_kib=0, status="error", ran=False)
             return
         slot.calls.append(call)
         self._spawn(slot)
@@ -384,7 +386,8 @@ class Handlers:
         self.ends.begin(call)
         slot.started = call.started
         if slot.state == READY:
-            slot.timer.set(self._loop.now + call.record.timeout_ms / 1000)
+            timeout_s = call.record.timeout_ms / 1000
+            slot.timer.set(self._loop.now + (min(timeout_s, CANCEL_AFTER_S) if call.cancelled else timeout_s))
 
     def _end_first(
         self, slot: Slot, payload: bytes, *, failed: bool, max_rss_kib: int, process_ends: bool = False

@@ -126,7 +126,7 @@ class ImageHandlers:
             self.ends.begin(call)
             document = slot.failure(call.request_id)
             slot.state = EMPTY
-            self.ends.end(slot, call, document, failed=True, max_rss_kib=0, status="error")
+            self.ends.end(slot, call, document, failed=True, max_rss_kib=0, status="error", ran=False)
             self._owner.handlers_lost(f"the function's program could not be initialised: {summary_of(document)}")
             return True
         slot.calls.append(call)
@@ -158,9 +158,14 @@ class ImageHandlers:
         return []
 
     def end(self, call: Call) -> None:
-        """End a call that runs; its program ends with the instance."""
-        if self._slot.calls and self._slot.calls[0] is call:
-            self._end_program(_SIGKILL, "a call was cancelled while it ran")
+        """End a cancelled call that runs; its program ends with the instance."""
+        slot = self._slot
+        if slot.calls and slot.calls[0] is call:
+            slot.state = EMPTY
+            slot.timer.clear()
+            self._gone_timer.clear()
+            self.ends.end_cancelled(slot, slot.calls.popleft())
+            self._owner.retire("a call was cancelled while it ran, and its program ends with it")
 
     def withdraw(self, _call: Call) -> bool:
         """No call waits for the program to start."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hiredis import ReplyError
 
 from forebay_common import scripts
-from forebay_common.frames import ERROR_EXPIRED, ERROR_FUNCTION, ERROR_NONE, FLAG_COLD
+from forebay_common.frames import ERROR_EXPIRED, ERROR_FUNCTION, ERROR_NONE, FLAG_COLD, result_frame, version_field
 from forebay_common.keys import FunctionKeys
 from forebay_common.limits import HEARTBEAT_S
 from forebay_runtime import finishing
@@ -18,10 +18,11 @@ from forebay_runtime.failures import summary_of
 from forebay_runtime.finishing import Finisher
 from forebay_runtime.handlers import Handlers
 from forebay_runtime.heartbeat import DRAINING, FAILED, READY, STARTING, Heartbeat
-from forebay_runtime.leases import ASYNC, SYNC, Call, Leases
+from forebay_runtime.leases import SYNC, Call, Leases, Renewal
 from forebay_runtime.log_book import LogBook
 from forebay_runtime.loop import NEVER
 from forebay_runtime.queue_reader import QueueReader
+from forebay_runtime.redis_places import Places
 from forebay_runtime.redis_wire import Link, command
 from forebay_runtime.slots import FAILED as SLOT_FAILED
 from forebay_runtime.slots import READY as SLOT_READY
@@ -40,6 +41,7 @@ HANDLERS_WAIT_S = 30.0
 HANDLERS_WAIT_IN_POD_S = 600.0
 """Its container's image may have to be pulled, which the controller watches."""
 RETRY_PAUSE_S = 0.25
+RETRY_PAUSE_MAX_S = 1.0
 FAIL_WAIT_S = 3.0
 """How long an instance that has failed tries to tell Redis about its calls before it ends all the same."""
 LEAVE_PAUSE_S = 0.1
@@ -47,7 +49,6 @@ LAST_COUNTERS_MS = 5_000
 """How long the controller may still read what an instance that has left had done."""
 FIRST_RESULTS_S = 0.02
 WORKING_HEARTBEAT_S = 1.0
-CANCELLED = "Cancelled"
 # Results of a quick handler's batch wait this long for each other, so that they share their commands.
 _TOGETHER_S = 0.001
 
@@ -65,7 +66,9 @@ class Instance:
         self._book = LogBook(loop, settings.log_path, settings.name, settings.instance_id, console)
         self._leases = Leases()
         self._heartbeat = Heartbeat(settings, keys)
-        self._writer = Link(loop, credentials, console, self._on_writer_up, "writing")
+        places = Places(loop, credentials, keys)
+        self._writer = Link(loop, credentials, console, self._on_writer_up, "writing", places.of_function())
+        self._pushes = places.pushes(settings.prefix, console)
         self._finisher = Finisher(
             keys,
             settings.prefix,
@@ -75,9 +78,13 @@ class Instance:
             console,
             self._on_passing_fault,
             self._send_again_soon,
+            self._pushes,
         )
+        self._renewal = Renewal(settings, keys, self._leases, console, self._on_lease_lost)
         self._handlers = _make_handlers(loop, settings, self._book, console, self)
-        self._reader = QueueReader(loop, settings, credentials, console, self._leases, self._writer, self)
+        self._reader = QueueReader(
+            loop, settings, credentials, console, self._leases, self._writer, self, places.of_function()
+        )
         self._code = CodeFetch(
             loop,
             keys,
@@ -99,7 +106,9 @@ class Instance:
         self._announce = True
         self._told_done = 0
         self._refusal = ""
+        self._retry_pause_s = RETRY_PAUSE_S
         self._worked = False
+        self._version_field = version_field(settings.version)
 
     @property
     def reason(self) -> str:
@@ -142,7 +151,9 @@ class Instance:
             self._code.fetch(self._writer)
         read = None
         if self._reader.free and self._heartbeat.state in {STARTING, READY}:
-            read = self._reader.next_read(*self._handlers.room())
+            room, too_little = self._handlers.room()
+            # Nothing new while Redis does not take what there is: so results that wait are few, however long they wait.
+            read = self._reader.next_read(room, too_little or self._finisher.is_refused)
         if self._finisher.pending and self._is_flush_due():
             # Together with the next read they are one write and one wake-up of Redis.
             link = self._reader.link if read is not None and self._reader.link.up else self._writer
@@ -152,6 +163,8 @@ class Instance:
             self._reader.send(read)
         self._reader.link.flush()
         self._writer.flush()
+        if self._pushes is not None:
+            self._pushes.flush()
         if self._heartbeat.state in {DRAINING, FAILED} or self._reader.deleted:
             self._go_on_ending()
 
@@ -180,7 +193,8 @@ class Instance:
     def _send_again_soon(self) -> None:
         """Not only when the writing connection comes up: the one that broke may have been the reading one."""
         if self._again_timer.when == NEVER:
-            self._again_timer.set(self._loop.now + RETRY_PAUSE_S)
+            self._again_timer.set(self._loop.now + self._retry_pause_s)
+            self._retry_pause_s = min(2 * self._retry_pause_s, RETRY_PAUSE_MAX_S)
 
     def _send_again(self) -> None:
         if self._writer.up:
@@ -191,8 +205,8 @@ class Instance:
     def run(self, calls: Iterable[Call]) -> None:
         """Start calls that were leased; what no slot takes goes back to its queue."""
         for call in calls:
-            if not self._handlers.take(call):
-                self._finisher.release(call.kind, call.entry_id)
+            if call.cancelled or not self._handlers.take(call):
+                self.release(call)
 
     def calls_returned(self, calls: Iterable[Call]) -> None:
         """Unstarted calls of a handler process that is gone."""
@@ -200,10 +214,10 @@ class Instance:
             self.run(calls)
             return
         for call in calls:
-            self._finisher.release(call.kind, call.entry_id)
+            self.release(call)
 
     def call_ended(
-        self, call: Call, payload: bytes, *, failed: bool, duration_us: int, init_us: int, cold: bool
+        self, call: Call, payload: bytes, *, failed: bool, ran: bool, duration_us: int, init_us: int, cold: bool
     ) -> None:
         """A call is over: its answer, or its event's next step."""
         if not self._worked:
@@ -211,26 +225,37 @@ class Instance:
             # How long the handler takes decides how many instances a burst is worth: the first figure is urgent.
             self._announce = True
             self._beat_timer.set(self._loop.now + FIRST_RESULTS_S)
+        error_kind = ERROR_FUNCTION if failed else ERROR_NONE
+        flags = FLAG_COLD if cold else 0
         if call.kind == SYNC:
-            error_kind = ERROR_FUNCTION if failed else ERROR_NONE
-            self._finisher.reply(call, payload, error_kind, FLAG_COLD if cold else 0, duration_us, init_us)
-        elif not failed:
-            self._finisher.finish_async(call, finishing.DONE)
-        else:
+            self._finisher.reply(call, payload, error_kind, flags, duration_us, init_us, ran=ran)
+            return
+        outcome, delay_ms = finishing.DONE, 0
+        if failed and call.cancelled:
+            outcome = finishing.CANCELLED
+        elif failed:
             outcome, delay_ms = finishing.after_failure(call.record.attempt, self._settings.retry_delays_ms)
-            self._finisher.finish_async(call, outcome, delay_ms, finishing.RETRIES_EXHAUSTED)
+        frame = result_frame(payload, error_kind, flags, duration_us, init_us, self._version_field)
+        self._finisher.finish_async(call, outcome, delay_ms, finishing.RETRIES_EXHAUSTED if failed else "", frame)
 
     def refuse_sync(self, call: Call, error_kind: int, reason: bytes) -> None:
         """Answer a sync call that is not run."""
-        self._finisher.reply(call, reason, error_kind)
+        self._finisher.reply(call, reason, error_kind, ran=False)
 
     def refuse_async(self, call: Call, reason: str) -> None:
         """Bury an async event that is not run."""
         self._finisher.finish_async(call, finishing.EXPIRED, 0, reason)
 
-    def release(self, kind: int, entry_id: bytes) -> None:
-        """Hand an entry back."""
-        self._finisher.release(kind, entry_id)
+    def release(self, call: Call) -> None:
+        """Hand a call back that was not started; nobody waits for one that was cancelled."""
+        if call.cancelled and call.kind == SYNC:
+            self.refuse_sync(call, ERROR_EXPIRED, b"the call was cancelled before it started")
+        else:
+            self._finisher.release(call)
+
+    def release_unread(self, kind: int, entry_id: bytes) -> None:
+        """Hand an entry back that a later release wrote."""
+        self._finisher.release_unread(kind, entry_id)
 
     def forget(self, kind: int, entry_id: bytes) -> None:
         """Acknowledge and delete an entry that holds nothing (any more)."""
@@ -292,7 +317,7 @@ class Instance:
         self._console.error(f"the instance ends: {reason}")
         self._change(FAILED, reason)
         for call in (*self._handlers.end_all(), *self._reader.stop()):
-            self._finisher.release(call.kind, call.entry_id)
+            self.release(call)
         self._end_timer.set(self._loop.now + FAIL_WAIT_S)
 
     def drain(self) -> None:
@@ -301,7 +326,7 @@ class Instance:
             return
         self._change(DRAINING)
         for call in (*self._handlers.stop_starting(), *self._reader.stop()):
-            self._finisher.release(call.kind, call.entry_id)
+            self.release(call)
         if self._reader.busy and self._writer.up:
             # The read may block for seconds: an entry of our own ends it.
             stream = self._keys.control(self._settings.instance_id)
@@ -309,17 +334,19 @@ class Instance:
             self._writer.send(command(message), 1, _ignore)
 
     def cancel(self, invocation_id: bytes) -> None:
-        """End a call whose caller does not want it any more."""
-        call = self._leases.find(invocation_id)
+        """End a call that nobody wants any more."""
+        call = self._leases.cancel(invocation_id)
         if call is None:
             return
         if call.started:
             self._handlers.end(call)
         elif self._reader.withdraw(call) or self._handlers.withdraw(call):
-            if call.kind == SYNC:
-                self.refuse_sync(call, ERROR_EXPIRED, b"the call was cancelled before it started")
-            else:
-                self.refuse_async(call, CANCELLED)
+            self.release(call)
+
+    def _on_lease_lost(self, call: Call) -> None:
+        """Somebody else runs it or has answered it: here it need not start any more."""
+        if not call.started and (self._reader.withdraw(call) or self._handlers.withdraw(call)):
+            self._leases.drop(call.kind, [call.entry_id])
 
     def _change(self, state: str, reason: str = "") -> None:
         self._heartbeat.state = state
@@ -346,8 +373,7 @@ class Instance:
         self._announce = False
         self._clock_asked = self._loop.now
         self._writer.send(data, count, self._on_beat_replies)
-        self._extend(SYNC)
-        self._extend(ASYNC)
+        self._renewal.renew(self._writer, self._loop.now)
 
     def _on_beat_replies(self, replies: list[Any] | None) -> None:
         errors = [reply for reply in replies or () if isinstance(reply, ReplyError)]
@@ -359,27 +385,10 @@ class Instance:
             self._writer.distrust(errors[0])
         elif replies is not None:
             self._refusal = ""
+            self._retry_pause_s = RETRY_PAUSE_S
         for reply in replies or ():
             if isinstance(reply, list):
                 self._reader.set_clock(int(reply[0]) * 1000 + int(reply[1]) / 1000, self._clock_asked)
-
-    def _extend(self, kind: int) -> None:
-        entry_ids = self._leases.older_than(kind, self._loop.now - HEARTBEAT_S / 2)
-        if not entry_ids:
-            return
-
-        def on_reply(replies: list[Any] | None) -> None:
-            if replies is None:
-                return
-            if isinstance(replies[0], ReplyError):
-                self._console.warning(f"leases were not extended: {replies[0]}")
-                return
-            for call in self._leases.lose(kind, entry_ids, replies[0]):
-                self._console.warning("the lease was lost while the call ran", call.request_id)
-
-        stream = (self._keys.sync, self._keys.async_)[kind](self._settings.version)
-        arguments = (1, stream, self._settings.instance_id, *entry_ids)
-        self._writer.send(command(("EVALSHA", scripts.EXTEND.sha, *arguments)), 1, on_reply)
 
     # --- end
 

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from hiredis import ReplyError
+
+from forebay_common import scripts
+from forebay_common.limits import HEARTBEAT_S
 from forebay_common.record import FLAG_LOG_TAIL, KIND_ASYNC, KIND_SYNC, TAG_TRACE_ID, Invocation, accepted_ms
 from forebay_runtime.log_book import LogTail
+from forebay_runtime.redis_wire import command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from forebay_common.keys import FunctionKeys
+    from forebay_runtime.console import Console
+    from forebay_runtime.redis_wire import Link
+    from forebay_runtime.settings import Settings
 
 SYNC = KIND_SYNC
 ASYNC = KIND_ASYNC
 CONTROL = 2
+CANCELLED_MAX = 100
+"""As many commands as a control stream holds."""
 
 
 class Call:
     """One leased invocation.
 
     `token` is the secret that its handler process must give back; `started` the monotonic time at which a handler
-    process got the event, 0 before that; `lost` that somebody else has taken the lease over. `tail` collects the
-    log only when the caller asked for it.
+    process got the event, 0 before that; `lost` that somebody else has taken the lease over; `cancelled` that nobody
+    wants it any more. `tail` collects the log only when the caller asked for it.
     """
 
-    __slots__ = ("entry_id", "kind", "leased_at", "lost", "record", "request_id", "started", "tail", "token")
+    __slots__ = (
+        "cancelled", "entry_id", "kind", "leased_at", "lost", "record", "request_id", "started", "tail", "token",
+    )  # fmt: skip
 
     def __init__(self, kind: int, entry_id: bytes, record: Invocation, token: bytes, leased_at: float) -> None:
         self.kind = kind
@@ -28,6 +47,7 @@ class Call:
         self.leased_at = leased_at
         self.started = 0.0
         self.lost = False
+        self.cancelled = False
         self.tail = LogTail() if record.flags & FLAG_LOG_TAIL else None
         ident = record.invocation_id.hex()
         self.request_id = f"{ident[:8]}-{ident[8:12]}-{ident[12:16]}-{ident[16:20]}-{ident[20:]}"
@@ -48,6 +68,7 @@ class Leases:
     """
 
     def __init__(self) -> None:
+        self._cancelled: dict[bytes, None] = {}
         self._held: tuple[dict[bytes, Call | None], dict[bytes, Call | None]] = ({}, {})
         self._dropped: set[tuple[int, bytes]] | None = None
         self.lost = 0
@@ -58,6 +79,9 @@ class Leases:
     def add(self, call: Call) -> None:
         """Hold a call."""
         self._held[call.kind][call.entry_id] = call
+        if self._cancelled and call.record.invocation_id in self._cancelled:
+            del self._cancelled[call.record.invocation_id]
+            call.cancelled = True
 
     def add_unreadable(self, kind: int, entry_id: bytes) -> None:
         """Hold an entry whose record a later release wrote."""
@@ -83,12 +107,20 @@ class Leases:
         if self._dropped is not None:
             self._dropped.update((kind, entry_id) for entry_id in entry_ids)
 
-    def find(self, invocation_id: bytes) -> Call | None:
-        """A held call by its invocation id."""
+    def cancel(self, invocation_id: bytes) -> Call | None:
+        """Mark a held call as cancelled, and give it.
+
+        One that is not held may still arrive: its lease was taken before it was cancelled, but the read that was to
+        bring it broke. So many such ids are remembered for it.
+        """
         for held in self._held:
             for call in held.values():
                 if call is not None and call.record.invocation_id == invocation_id:
+                    call.cancelled = True
                     return call
+        if len(self._cancelled) >= CANCELLED_MAX:
+            del self._cancelled[next(iter(self._cancelled))]
+        self._cancelled[invocation_id] = None
         return None
 
     def older_than(self, kind: int, leased_before: float) -> list[bytes]:
@@ -105,6 +137,44 @@ class Leases:
                 lost.append(call)
         self.lost += len(lost)
         return lost
+
+
+class Renewal:
+    """Renews the leases of what is held for long, with each heartbeat: `lua/extend.lua`.
+
+    `on_lost` is told of each call that somebody else has taken over.
+    """
+
+    def __init__(
+        self, settings: Settings, keys: FunctionKeys, leases: Leases, console: Console, on_lost: Callable[[Call], None]
+    ) -> None:
+        self._streams = (keys.sync(settings.version), keys.async_(settings.version))
+        self._consumer = settings.instance_id
+        self._leases = leases
+        self._console = console
+        self._on_lost = on_lost
+
+    def renew(self, link: Link, now: float) -> None:
+        """Renew what was leased some time ago; what was just leased can wait for the next time."""
+        for kind in (SYNC, ASYNC):
+            entry_ids = self._leases.older_than(kind, now - HEARTBEAT_S / 2)
+            if entry_ids:
+                arguments = (1, self._streams[kind], self._consumer, *entry_ids)
+                data = command(("EVALSHA", scripts.EXTEND.sha, *arguments))
+                link.send(data, 1, self._on_reply(kind, entry_ids))
+
+    def _on_reply(self, kind: int, entry_ids: list[bytes]) -> Callable[[list[Any] | None], None]:
+        def on_reply(replies: list[Any] | None) -> None:
+            if replies is None:
+                return
+            if isinstance(replies[0], ReplyError):
+                self._console.warning(f"leases were not extended: {replies[0]}")
+                return
+            for call in self._leases.lose(kind, entry_ids, replies[0]):
+                self._console.warning("the lease was lost while the call was held", call.request_id)
+                self._on_lost(call)
+
+        return on_reply
 
 
 def is_expired(entry_id: bytes, record: Invocation, redis_now_ms: float) -> bool:

@@ -13,7 +13,7 @@ from hiredis import ReplyError
 
 from forebay_common.frames import ERROR_EXPIRED, ERROR_REFUSED
 from forebay_common.keys import GROUP, FunctionKeys
-from forebay_common.limits import HEARTBEAT_TTL_S
+from forebay_common.limits import BLOCK_MS, HEARTBEAT_TTL_S
 from forebay_common.record import Invocation
 from forebay_common.tlv import CodecError
 from forebay_runtime.finishing import AGE_EXCEEDED, PAYLOAD_GONE
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from forebay_runtime.leases import Leases
     from forebay_runtime.loop import Loop
     from forebay_runtime.reading import Read
+    from forebay_runtime.redis_wire import Place
     from forebay_runtime.settings import RedisCredentials, Settings
 
     class Owner(Protocol):
@@ -46,8 +47,11 @@ if TYPE_CHECKING:
         def refuse_async(self, call: Call, reason: str) -> None:
             """Bury this one, unrun."""
 
-        def release(self, kind: int, entry_id: bytes) -> None:
-            """Hand this entry back."""
+        def release(self, call: Call) -> None:
+            """Hand this one back."""
+
+        def release_unread(self, kind: int, entry_id: bytes) -> None:
+            """Hand this entry back, whose record cannot be read."""
 
         def forget(self, kind: int, entry_id: bytes) -> None:
             """Acknowledge and delete this entry."""
@@ -73,7 +77,15 @@ CONTROL_POLL_S = 0.25
 UNREADABLE_PAUSE_MIN_S = 1.0
 UNREADABLE_PAUSE_MAX_S = 30.0
 UNREADABLE_MAX = 100
+STALE_S = HEARTBEAT_TTL_S
+"""An answer so old may name leases that are over: without a heartbeat for so long they may be taken from us. Only an
+instance that was stopped sees one, since no read blocks for nearly as long."""
 RETRY_PAUSE_S = 0.25
+LIST_AFTER_S = BLOCK_MS / 1000
+"""Until a read is over that blocks on a connection of which Redis has not heard yet that it broke: it may be given
+entries that nobody gets."""
+LIST_EVERY_S = 30.0
+"""A network may bring such a read to Redis late."""
 _TOKEN_BYTES = 16
 _TOKENS = 256
 
@@ -90,6 +102,7 @@ class QueueReader:
         leases: Leases,
         writer: Link,
         owner: Owner,
+        place: Place | None = None,
     ) -> None:
         self._loop = loop
         self._writer = writer
@@ -119,14 +132,15 @@ class QueueReader:
         self._control_timer = loop.timer(self._on_control_due)
         self._control_due = False
         self._pause_timer = loop.timer(_nothing)
-        self._list_timer = loop.timer(self.recover)
+        self._list_timer = loop.timer(self._on_list_due)
         self._unlisted = False
         self._refused = ""
+        self._asked_at = 0.0
         self._stopped = False
         self._connected_before = False
         self.busy = False
         self.deleted = False
-        self.link = Link(loop, credentials, console, self._on_up, "reading")
+        self.link = Link(loop, credentials, console, self._on_up, "reading", place)
 
     def connect(self) -> None:
         """Begin to connect."""
@@ -155,6 +169,7 @@ class QueueReader:
     def send(self, read: Read) -> None:
         """Queue a read."""
         self.busy = True
+        self._asked_at = self._loop.now
         self._control_due = False
         self._control_timer.clear()
         key = (read.queues, read.count, read.block_ms)
@@ -165,11 +180,19 @@ class QueueReader:
             data = self._prepared[key] = command((*head, *self._streams[read.queues]))
         self.link.send(data, 1, lambda replies: self._on_entries(read, replies))
 
+    def _on_list_due(self) -> None:
+        self._unlisted = True
+        self.recover()
+
     def recover(self) -> None:
-        """Look for entries that were given to us on a connection that broke before they arrived."""
+        """Look for entries that were given to us on a connection that broke before they arrived.
+
+        While a read is under way they are looked for after it.
+        """
         if self.busy or not self.link.up:
             return
         self.busy = True
+        self._asked_at = self._loop.now
         head = ("XREADGROUP", "GROUP", GROUP, self._consumer, "STREAMS")
         # Finishes on the other connection may be confirmed before this list arrives, which still names them.
         self._leases.begin_list()
@@ -202,6 +225,7 @@ class QueueReader:
         # BUSYGROUP means that it is there; anything else shows at the read.
         self.link.send(command(create) + command(expire), 2, _ignore)
         self.busy = False
+        self._list_timer.set(self._loop.now + (LIST_AFTER_S if self._connected_before else LIST_EVERY_S))
         if self._connected_before:
             self.recover()
         self._connected_before = True
@@ -209,6 +233,11 @@ class QueueReader:
     # --- what a read brought
 
     def _on_own_entries(self, replies: list[Any] | None) -> None:
+        if self._is_stale():
+            self.busy = False
+            self._leases.end_list()
+            self.recover()
+            return
         self._on_entries(None, replies)
         self._leases.end_list()
         if replies is None or self.deleted:
@@ -217,29 +246,40 @@ class QueueReader:
         if self._unlisted:
             # A Redis that still loads its data, say. Nobody else would find what is ours while we live.
             self._list_timer.set(self._loop.now + RETRY_PAUSE_S)
+        elif self._list_timer.when == NEVER:
+            self._list_timer.set(self._loop.now + LIST_EVERY_S)
+
+    def _is_stale(self) -> bool:
+        return self._loop.now - self._asked_at > STALE_S
 
     def _on_entries(self, read: Read | None, replies: list[Any] | None) -> None:
         self.busy = False
         if replies is None:
             return
+        if read is not None and self._unlisted:
+            self._list_timer.set(self._loop.now)
         if isinstance(replies[0], ReplyError):
             self._on_read_error(replies[0])
             return
         self._refused = ""
         counts = [0, 0, 0]
         calls = []
+        stale = self._is_stale()
         for stream, entries in replies[0] or ():
             kind = self._kinds[stream]
             counts[kind] = len(entries)
             for entry_id, fields in entries:
                 if kind == CONTROL:
                     self._on_control(entry_id, fields)
-                else:
+                elif not stale:
                     call = self._lease(kind, entry_id, fields)
                     if call is not None:
                         calls.append(call)
         if read is not None:
             self._order.saw(read, counts[SYNC], counts[ASYNC])
+        if stale and counts[SYNC] + counts[ASYNC]:
+            # Those that are still ours are listed again, with leases renewed.
+            self.recover()
         if calls:
             self._owner.run(calls)
 
@@ -259,7 +299,7 @@ class QueueReader:
         call = Call(kind, entry_id, record, self._token(), self._loop.now)
         self._leases.add(call)
         if self._stopped:
-            self._owner.release(kind, entry_id)
+            self._owner.release(call)
         elif is_expired(entry_id, record, monotonic() * 1000 + (self._clock_offset_ms or 0.0)):
             self._refuse(call, ERROR_EXPIRED, b"the wait was over before the call could start", AGE_EXCEEDED)
         elif record.payload is None:
@@ -276,7 +316,7 @@ class QueueReader:
 
     def _fetch_body(self, call: Call) -> None:
         if not self._writer.up:
-            self._owner.release(call.kind, call.entry_id)
+            self._owner.release(call)
             return
         self._fetching.append(call)
 
@@ -284,7 +324,7 @@ class QueueReader:
             if not self.withdraw(call):
                 return
             if replies is None or isinstance(replies[0], ReplyError):
-                self._owner.release(call.kind, call.entry_id)
+                self._owner.release(call)
             elif replies[0] is None:
                 self._refuse(call, ERROR_REFUSED, b"the call's payload is gone from Redis", PAYLOAD_GONE)
             else:
@@ -325,7 +365,7 @@ class QueueReader:
         self._console.warning(f"queue entry {entry_id.decode()} cannot be read by this release: {error}")
         self._leases.add_unreadable(kind, entry_id)
         if self._stopped:
-            self._owner.release(kind, entry_id)
+            self._owner.release_unread(kind, entry_id)
             return
         self._unreadable.append((kind, entry_id))
         if self._unreadable_timer.when == NEVER:
@@ -338,7 +378,7 @@ class QueueReader:
             self._owner.unreadable(0)
             return
         for kind, entry_id in self._unreadable:
-            self._owner.release(kind, entry_id)
+            self._owner.release_unread(kind, entry_id)
         self._unreadable.clear()
         self._unreadable_pause_s = min(2 * self._unreadable_pause_s, UNREADABLE_PAUSE_MAX_S)
         if not self._stopped:

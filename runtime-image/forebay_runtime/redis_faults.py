@@ -8,10 +8,12 @@ if TYPE_CHECKING:
 
 _PASSING = (
     "NOSCRIPT", "LOADING", "BUSY ", "OOM ", "MISCONF", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN",
-    "NOAUTH", "WRONGPASS", "NOPERM",
+    "NOREPLICAS", "NOAUTH", "WRONGPASS", "NOPERM", "MOVED ", "ASK ",
 )  # fmt: skip
-"""Redis was restarted, is full or is failing over. Users stand in no append-only file and reach no replica: until the
-controller has set ours there again it is not known (WRONGPASS, NOAUTH) or may do nothing yet (NOPERM)."""
+"""Redis was restarted, is full or is failing over, or a Cluster moves the slot.
+
+Users stand in no append-only file and reach no replica: until the controller has set ours there again it is not known
+(WRONGPASS, NOAUTH) or may do nothing yet (NOPERM)."""
 _LOGIN = ("NOAUTH", "WRONGPASS")
 
 

@@ -15,25 +15,26 @@ if TYPE_CHECKING:
 
 
 class Tls:
-    """What the connections to one server share: whom to believe, and as what it must show itself."""
+    """What the connections to Redis share: whom to believe."""
 
     def __init__(self, credentials: RedisCredentials) -> None:
         """The authorities are the credentials' (`ca`, `ca_file`), else this machine's (or SSL_CERT_FILE).
 
         Raises OSError (ssl.SSLError) when they cannot be read.
         """
-        self._host = credentials.host or ""
         self._context = ssl.create_default_context(cafile=credentials.ca_file, cadata=credentials.ca)
 
-    def handshake(self, raw: _socket.socket | ssl.SSLSocket) -> tuple[ssl.SSLSocket, int]:
-        """Go on with the handshake; gives the wrapped socket and the event to wait for, 0 when it is done.
+    def handshake(self, raw: _socket.socket | ssl.SSLSocket, host: str) -> tuple[ssl.SSLSocket, int]:
+        """Go on with the handshake with a server that must show itself as `host`.
+
+        Gives the wrapped socket and the event to wait for, 0 when it is done.
 
         Raises OSError (ssl.SSLError) when the server's certificate is refused.
         """
         if not isinstance(raw, ssl.SSLSocket):
             plain = socket.socket(fileno=raw.detach())
             plain.setblocking(False)
-            raw = self._context.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)
+            raw = self._context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
         try:
             raw.do_handshake()
         except ssl.SSLWantReadError:

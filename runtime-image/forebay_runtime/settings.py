@@ -84,19 +84,29 @@ class Settings:
 
 
 class RedisCredentials:
-    """How to reach Redis: `unix_socket`, or `host` and `port` with or without `tls`; `username`, `password`, `db`.
+    """How to reach Redis: `unix_socket`, or `host` and `port`; `username`, `password`, `db`; with or without `tls`.
+
+    Instead of one server: `nodes` (HOST:PORT), the sentinels that know the primary by the name `sentinel_master`, with
+    a user and a password of their own. As `forebay_common.redis_settings` writes it.
 
     The authorities that the server's certificate is checked against: `ca` (PEM text), else `ca_file`, else the
     machine's own.
     """
 
-    __slots__ = ("ca", "ca_file", "db", "host", "password", "port", "tls", "unix_socket", "username")
+    __slots__ = (
+        "ca", "ca_file", "db", "host", "nodes", "password", "port", "sentinel_master", "sentinel_password",
+        "sentinel_username", "tls", "unix_socket", "username",
+    )  # fmt: skip
     ca: "str | None"
     ca_file: "str | None"
     db: "int | None"
     host: "str | None"
+    nodes: "list[str] | None"
     password: "str | None"
     port: "int | None"
+    sentinel_master: "str | None"
+    sentinel_password: "str | None"
+    sentinel_username: "str | None"
     tls: "bool | None"
     unix_socket: "str | None"
     username: "str | None"

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ FIRST_SEED = 1
 
 def main() -> int:
     """Run what the command line says; 0 when every promise was kept, 1 when one was not."""
+    # Whoever ends it ends the platforms with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = _options()
     if options.command == "selftest":
         return int(not selftest(say, options.only))
@@ -67,8 +70,9 @@ def summary(outcomes: list[Outcome]) -> str:
     failed = [str(outcome.plan.seed) for outcome in outcomes if not outcome.ok]
     return (
         f"{len(outcomes)} seeds: {sum(v.accepted for v in verdicts)} events accepted, "
-        f"{sum(v.finished for v in verdicts)} done, {sum(v.dead for v in verdicts)} dead, "
-        f"{sum(v.lost for v in verdicts)} lost; {sum(v.duplicates for v in verdicts)} duplicates, "
+        f"{sum(v.finished for v in verdicts)} done, {sum(v.dead for v in verdicts)} failed, "
+        f"{sum(v.cancelled for v in verdicts)} cancelled, {sum(v.lost for v in verdicts)} lost; "
+        f"{sum(v.repeated for v in verdicts)} repeats; {sum(v.duplicates for v in verdicts)} duplicates, "
         f"{sum(v.explained for v in verdicts)} explained; {sum(v.sync for v in verdicts)} sync calls; "
         f"{sum(outcome.faults for outcome in outcomes)} faults; "
         f"{'failed: ' + ', '.join(failed) if failed else 'all ok'}"

@@ -66,8 +66,8 @@ BREAKAGES = (
         "a lost retry",
         (
             Change(
-                "common/forebay_common/lua/finish_async.lua",
-                "      redis.call('ZADD', KEYS[2], due, moved_record(record, id, 1))\n",
+                "common/forebay_common/lua/includes/conclude.lua",
+                "    delay(KEYS[2], KEYS[4], record, due)\n",
                 "",
             ),
         ),
@@ -89,7 +89,39 @@ BREAKAGES = (
                 "common/forebay_common/recovery.py",
                 "        done.sync_failed += await _fail(redis, platform, queue, leases, _lost)\n    arguments",
                 "        entry_ids = [lease.entry_id for lease in leases]\n"
-                "        await run(redis, scripts.RELEASE, (queue.sync,), (instance_id, *entry_ids))\n    arguments",
+                "        await run(redis, scripts.RELEASE, (queue.sync, queue.sync), (instance_id, *entry_ids))\n"
+                "    arguments",
+            ),
+        ),
+    ),
+    Breakage(
+        "a group's turn for everybody",
+        (
+            Change(
+                "common/forebay_common/lua/includes/turn.lua",
+                "redis.call('HSETNX', groups, group, '1') == 1",
+                "redis.call('HSET', groups, group, '1')",
+            ),
+        ),
+    ),
+    Breakage(
+        "a forgotten idempotency key",
+        (
+            Change(
+                "common/forebay_common/lua/accept_async.lua",
+                "  redis.call('SET', KEYS[6], ARGV[5] .. id .. 'a', 'EX', ARGV[6])\n",
+                "",
+            ),
+        ),
+    ),
+    Breakage(
+        "an end that is not told",
+        (
+            Change(
+                "common/forebay_common/lua/includes/conclude.lua",
+                "    redis.call('XADD', KEYS[6], '*',\n"
+                "      'r', moved_record(record, id, starts), 's', status, 'reason', reason, 'f', frame)\n",
+                "",
             ),
         ),
     ),

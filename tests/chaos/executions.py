@@ -10,11 +10,13 @@ from typing import Self
 START = "start"
 END = "end"
 FAIL = "fail"
+TOLD = "told-"
+"""Followed by the condition: the function that is told how another function's event has ended got the record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the ledger: at a monotonic time, a `start`, `end` or `fail` of a call in an instance."""
+    """One line of the ledger: at a monotonic time, a `start`, `end`, `fail` or `told-…` of a call in an instance."""
 
     at_s: float
     what: str
@@ -67,6 +69,8 @@ class Executions:
         """Instances that have begun an execution and not ended it."""
         open_: Counter[tuple[str, str]] = Counter()
         for entry in self.entries():
+            if entry.what.startswith(TOLD):
+                continue
             open_[entry.instance, entry.ident] += 1 if entry.what == START else -1
         return {instance for (instance, _), count in open_.items() if count > 0}
 

@@ -1,10 +1,12 @@
 """Carries a plan's faults out on the living platform, and writes down what was hit and for how long."""
 
 import asyncio
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import plan
 from .parts import Process
@@ -14,6 +16,7 @@ from .rig import Rig
 
 SLOW_S = (0.01, 0.2)
 RESTART_MAX_S = 20.0
+DISK_ROOM_BYTES = 20_000
 BUSY_FIRST = 0.7
 """How often a part of an instance that runs something is chosen."""
 
@@ -74,6 +77,10 @@ class Faults:
                 await self._kill(process, fault)
             elif fault.how == plan.PAUSE:
                 await self._pause(process, fault)
+            elif fault.how == plan.FULL_DISK:
+                await self._fill_disk(process, fault)
+            elif fault.how in _COMMANDS:
+                await self._command(fault)
             else:
                 await self._wire(process.pid, fault)
         finally:
@@ -103,6 +110,24 @@ class Faults:
             await asyncio.sleep(fault.for_s)
         finally:
             process.send(signal.SIGCONT)
+
+    async def _fill_disk(self, process: Process, fault: Fault) -> None:
+        """Its files cannot grow, as on a full disk. With fsync it ends, since it may answer nothing unwritten."""
+        fill_disk(process.pid, self._rig.valkey_folder, int(fault.amount * DISK_ROOM_BYTES))
+        await asyncio.sleep(fault.for_s)
+        if process.identity.alive():
+            empty_disk(process.pid)
+        else:
+            self._rig.reap(process.pid)
+            self._rig.start_valkey()
+
+    async def _command(self, fault: Fault) -> None:
+        begin, end = _COMMANDS[fault.how]
+        await self._rig.tell_valkey(*begin)
+        try:
+            await asyncio.sleep(fault.for_s)
+        finally:
+            await self._rig.tell_valkey(*end)
 
     async def _wire(self, pid: int, fault: Fault) -> None:
         proxy = self._rig.proxy
@@ -134,6 +159,26 @@ class Faults:
             if fault.how == plan.MUTE:
                 # What was swallowed is missing in the stream of replies.
                 proxy.cut(pid)
+
+
+_COMMANDS = {
+    plan.FULL_MEMORY: (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+    # Nobody listens on port 1: it keeps what it has, and takes no writes.
+    plan.READ_ONLY: (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+}
+
+
+def fill_disk(pid: int, folder: Path, room_bytes: int) -> None:
+    """Let no file of a process grow beyond the largest one in a folder, and a little."""
+    largest = max(path.stat().st_size for path in folder.rglob("*.aof"))
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (largest + room_bytes, hard))
+
+
+def empty_disk(pid: int) -> None:
+    """Let its files grow again."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
 
 
 def _pick(found: Sequence[Process], pick: float) -> Process | None:

@@ -147,11 +147,11 @@ class RedisProxy:
                     await trouble.flowing.wait()
                     if trouble.mute and not is_request:
                         continue
-                if line.half and not is_request:
-                    continue
                     if trouble.tear < 1 and is_request:
                         await self._tear(trouble, writer, data)
                         return
+                if line.half and not is_request:
+                    continue
                 writer.write(data)
                 await writer.drain()
 

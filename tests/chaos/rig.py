@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from forebay_cli import embedded_valkey
-from forebay_common.redis_client import RedisSettings, connect
+from forebay_common.redis_client import RedisSettings, command, connect
 from support.platform import Platform, free_port
 from support.waiting import wait_until_async
 
 from .parts import ProcessTree, run_dir_of
-from .plan import EVERYSEC, RETRY_DELAYS_S, Plan
+from .plan import ALWAYS, RETRY_DELAYS_S, Plan
 from .proxy import RedisProxy
 
 _FOREBAY = ("-c", "from forebay_cli.main import main; main()")
 STOP_S = 60.0
+READY_MAX_S = 60.0
+"""On a machine that does much else."""
 
 
 class Rig:
@@ -54,11 +57,13 @@ class Rig:
 
     async def start(self) -> None:
         """Start everything; returns when both gateways serve."""
-        options = ["--async-retry-delays", ",".join(map(str, RETRY_DELAYS_S))]
+        durability = "fsync" if self.plan.fsync == ALWAYS else "process"
+        options = ["--async-retry-delays", ",".join(map(str, RETRY_DELAYS_S)), "--durability", durability]
         if not self.plan.embedded:
             options += ["--redis", await self._start_redis()]
         self._platform = Platform(self.folder / "data", *options)
         self._platform.program = (self._python, *_FOREBAY)
+        self._platform.ready_timeout_s = READY_MAX_S
         await asyncio.to_thread(self._platform.start)
         self.tree.roots.append(self._platform.pid)
         self.run_dir = run_dir_of(self._platform.data_dir)
@@ -69,28 +74,38 @@ class Rig:
         self.redis_settings = RedisSettings.from_json(redis)
         (self.folder / "second.json").write_text(json.dumps({**document, "port": self._second_port}))
         self.start_second_gateway()
-        await wait_until_async(self._second_ready, "the second gateway is ready", 20)
+        await wait_until_async(self._second_ready, "the second gateway is ready", READY_MAX_S)
 
     def connect(self) -> Redis:
         """A client beside the proxy."""
         return connect(self.redis_settings)
 
     async def _start_redis(self) -> str:
-        folder = self.folder / "valkey"
+        folder = self.valkey_folder
         folder.mkdir()
         password = secrets.token_hex(16)
         self._valkey_socket = self.folder / "valkey.sock"
-        # As `up` itself would have it, but for what the seed says of fsync.
-        text = embedded_valkey.configuration(self._valkey_socket, password, folder)
-        assert f"appendfsync {EVERYSEC}" in text
-        text = text.replace(f"appendfsync {EVERYSEC}", f"appendfsync {self.plan.fsync}")
+        # As `up` itself would have it.
+        text = embedded_valkey.configuration(self._valkey_socket, password, folder, fsync=self.plan.fsync == ALWAYS)
         (self.folder / "valkey.conf").write_text(text)
         self.start_valkey()
-        address = embedded_valkey.RedisAddress(unix_socket=str(self._valkey_socket), password=password)
+        address = RedisSettings(unix_socket=str(self._valkey_socket), password=password)
         await wait_until_async(lambda: _answers(address), "Valkey answers")
         self.proxy = RedisProxy(self.folder / "proxy.sock", self._valkey_socket)
         await self.proxy.start()
         return f"unix://:{password}@{self.proxy.socket}"
+
+    @property
+    def valkey_folder(self) -> Path:
+        """Where a Valkey of ours keeps its append-only file."""
+        return self.folder / "valkey"
+
+    async def tell_valkey(self, *words: str) -> None:
+        """Give Valkey a command; one that is away does not hear it."""
+        redis = self.connect()
+        with suppress(RedisError):
+            await command(redis, *words)
+        await redis.aclose()
 
     def start_valkey(self) -> None:
         """Start Valkey, where it is ours, after it was killed too."""
@@ -104,7 +119,15 @@ class Rig:
             self._second = self._spawn(command, log)
 
     def _spawn(self, command: list[str], log: Any) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            # A file that cannot grow is an error, as on a full disk, and no signal that ends the process.
+            restore_signals=False,
+        )
         self.tree.roots.append(child.pid)
         return child
 
@@ -134,7 +157,7 @@ class Rig:
     async def ready(self) -> None:
         """Return once everything serves again."""
         await asyncio.to_thread(self.platform.wait_ready)
-        await wait_until_async(self._second_ready, "the second gateway is ready", 20)
+        await wait_until_async(self._second_ready, "the second gateway is ready", READY_MAX_S)
 
     async def stop(self) -> int:
         """Stop it as a person would; the exit code of `up`."""
@@ -175,7 +198,7 @@ class Rig:
             shutil.copy(path, to / path.name)
 
 
-async def _answers(address: embedded_valkey.RedisAddress) -> bool:
+async def _answers(address: RedisSettings) -> bool:
     try:
         await embedded_valkey.check(address)
     except ConnectionError:

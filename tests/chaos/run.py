@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +15,17 @@ from redis.exceptions import RedisError
 
 from support.waiting import wait_until_async
 
-from . import functions, plan, queues
+from . import functions, plan, queues, starvation
+from .case import Evidence, Verdict
 from .executions import Executions
-from .faults import Faults, timeline
+from .faults import Faults, Hit, timeline
 from .load import Load
+from .parts import Process
 from .plan import FUNCTIONS, Plan
+from .results import results
 from .rig import Rig
-from .verdict import Evidence, Verdict, judge
+from .starvation import Starvation
+from .verdict import judge
 
 QUIET_MAX_S = 100.0
 """Until all work is done after the last fault: leases (30 s), heartbeats (15 s), retries, and the work itself."""
@@ -46,10 +52,10 @@ class Outcome:
 
 
 class Watch:
-    """Looks on: remembers processes, how late this program was, and how often Valkey's fsync was delayed."""
+    """Looks on: remembers processes, who had no CPU, and how often Valkey's fsync was delayed."""
 
     def __init__(self, rig: Rig) -> None:
-        self.late_s = 0.0
+        self.starvation = Starvation()
         self.fsync_delayed = 0
         self._rig = rig
         self._seen = 0
@@ -59,13 +65,20 @@ class Watch:
         redis = self._rig.connect()
         try:
             while True:
-                self._rig.tree.look()
+                self._look(self._rig.tree.look())
                 self._note(await _delayed_fsyncs(redis))
-                before_s = time.monotonic()
                 await asyncio.sleep(WATCH_S)
-                self.late_s = max(self.late_s, time.monotonic() - before_s - WATCH_S)
         finally:
             await redis.aclose()
+
+    def _look(self, processes: Sequence[Process]) -> None:
+        parts = [(os.getpid(), starvation.CALLERS)]
+        for process in processes:
+            if process.part == plan.GATEWAY:
+                parts.append((process.pid, self._rig.urls[self._rig.is_second(process.pid)]))
+            else:
+                parts.append((process.pid, process.instance or process.part))
+        self.starvation.look(time.monotonic(), parts)
 
     def _note(self, count: int | None) -> None:
         if count is not None:
@@ -110,15 +123,16 @@ async def _run(rig: Rig, executions: Executions, outcome: Outcome) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run(outcome.plan.calls))
             group.create_task(faults.run(outcome.plan.faults))
-        await rig.ready()
-        stuck = await _quiet(redis)
         outcome.timeline = timeline(faults.hits, began_s)
         outcome.faults = len(faults.hits)
+        try:
+            await rig.ready()
+        except AssertionError as error:
+            outcome.verdict.wrong(f"it does not serve again: {error}")
+            return
+        stuck = await _quiet(redis)
         outcome.fsync_delayed = watch.fsync_delayed
-        killed_everysec = outcome.plan.fsync == plan.EVERYSEC and any(
-            hit.part == plan.VALKEY and hit.how == plan.KILL for hit in faults.hits
-        )
-        idents = {call.invocation_id: call.plan.ident for call in load.calls}
+        idents = {call.invocation_id.replace("-", ""): call.plan.ident for call in load.calls}
         found = await queues.function_queues(redis)
         outcome.verdict = judge(
             Evidence(
@@ -126,12 +140,13 @@ async def _run(rig: Rig, executions: Executions, outcome: Outcome) -> None:
                 entries=executions.entries(),
                 dead=await queues.dead_letters(redis, found, idents),
                 hits=faults.hits,
-                slack_s=watch.late_s,
-                loss_allowed=killed_everysec and watch.fsync_delayed > 0,
+                results=await results(rig.urls[0], {call.invocation_id for call in load.calls if call.accepted}),
+                starvation=watch.starvation,
+                loss_allowed=_loss_allowed(outcome.plan, faults.hits, watch.fsync_delayed),
             )
         )
         outcome.verdict.violations += [
-            f"not done after {QUIET_MAX_S:.0f} s: {name} {left}" for name, left in stuck.items()
+            f"not done after {QUIET_MAX_S:.0f} s: {name}: {left}" for name, left in stuck.items()
         ]
         await _left_over(rig, redis, outcome.verdict)
     finally:
@@ -144,6 +159,13 @@ async def _run(rig: Rig, executions: Executions, outcome: Outcome) -> None:
     await _gone(rig, outcome.verdict)
 
 
+def _loss_allowed(planned: Plan, hits: Sequence[Hit], fsync_delayed: int) -> bool:
+    """Whether Redis was killed while what it had accepted may not have been on its disk."""
+    killed = any(hit.part == plan.VALKEY and hit.how == plan.KILL for hit in hits)
+    behind = fsync_delayed > 0 or any(hit.how == plan.FULL_DISK for hit in hits)
+    return planned.fsync == plan.EVERYSEC and killed and behind
+
+
 async def _create_functions(rig: Rig, ledger: str) -> None:
     zip_base64 = base64.b64encode(functions.package_of_all()).decode()
     for function in FUNCTIONS:
@@ -151,7 +173,7 @@ async def _create_functions(rig: Rig, ledger: str) -> None:
         await asyncio.to_thread(rig.platform.api, "PUT", f"/v1/functions/{function.name}", body)
 
 
-async def _quiet(redis: Redis) -> dict[str, tuple[int, int, int]]:
+async def _quiet(redis: Redis) -> dict[str, str]:
     """Wait until nothing is queued, running or delayed; what is left when that does not come."""
     found = await queues.function_queues(redis)
 
@@ -165,7 +187,7 @@ async def _quiet(redis: Redis) -> dict[str, tuple[int, int, int]]:
 
 async def _left_over(rig: Rig, redis: Redis, verdict: Verdict) -> None:
     """No key is left: neither now nor, of functions, once they are deleted."""
-    verdict.violations += [f"{key} would stay for ever" for key in await queues.leaks(redis)]
+    verdict.violations += await queues.leaks(redis, await queues.function_queues(redis))
     for function in FUNCTIONS:
         await asyncio.to_thread(rig.platform.api, "DELETE", f"/v1/functions/{function.name}")
 
@@ -192,11 +214,13 @@ async def _gone(rig: Rig, verdict: Verdict) -> None:
 
 def _line(outcome: Outcome) -> str:
     verdict, planned = outcome.verdict, outcome.plan
-    store = "embedded" if planned.embedded else planned.fsync
+    store = f"{'embedded ' if planned.embedded else ''}{planned.fsync}"
     return (
         f"seed {planned.seed:<5} {'ok    ' if outcome.ok else 'FAILED'} {outcome.took_s:5.1f} s  "
-        f"events {verdict.accepted} accepted, {verdict.finished} done, {verdict.dead} dead, {verdict.lost} lost, "
-        f"{verdict.unknown} unknown; duplicates {verdict.duplicates}, explained {verdict.explained}; "
+        f"events {verdict.accepted} accepted, {verdict.finished} done, {verdict.dead} failed, "
+        f"{verdict.cancelled} cancelled, {verdict.lost} lost, {verdict.unknown} unknown; "
+        f"duplicates {verdict.duplicates}, explained {verdict.explained}; repeats {verdict.repeated}; "
+        f"told {verdict.told}; "
         f"sync {verdict.sync}, answered {verdict.sync_answered}; faults {outcome.faults} "
         f"({'+'.join(planned.families)}, {store})"
     )

@@ -15,7 +15,7 @@ CONTROLLER_CONFIGURATION = f"{CONFIGURATION}controller"
 POD = "spec/template/spec"
 CONTAINER = f"{POD}/containers/0"
 DIGEST = f"sha256:{'ab' * 32}"
-ALONE, EXTERNAL = "alone", "external Redis"
+ALONE, EXTERNAL, SEVERAL = "alone", "external Redis", "external Redis of several servers"
 _SAME = object()
 
 
@@ -128,6 +128,8 @@ def _platform() -> Iterator[Case]:
     yield Case("listenAddress", "::", GATEWAY_CONFIGURATION, "host")
     yield Case("listenAddress", "::", CONTROLLER_CONFIGURATION, "cluster/host")
     yield Case("retryDelaysSeconds", [0.5, 7], CONTROLLER_CONFIGURATION, "retry_delays_s")
+    yield Case("results.retentionSeconds", 60, CONTROLLER_CONFIGURATION, "result_retention_s")
+    yield Case("idempotency.retentionSeconds", 90, GATEWAY_CONFIGURATION, "idempotency_retention_s")
     yield Case("instancesMax", 7, CONTROLLER_CONFIGURATION, "instances_max")
     yield Case("outbound.allowHttp", True, CONTROLLER_CONFIGURATION, "cluster/outbound/allow_http")
     yield Case(
@@ -299,6 +301,7 @@ def _stores() -> Iterator[Case]:
         configuration = GATEWAY_CONFIGURATION if component == "gateway" else CONTROLLER_CONFIGURATION
         user = "cluster/redis_for_functions/username" if component == "functions" else "redis/username"
         yield Case(f"redis.external.{component}Username", "u", configuration, user, also=shared, group=EXTERNAL)
+    yield from _several_servers()
     claim = "spec/volumeClaimTemplates/0"
     yield Case("valkey.persistence.enabled", True, VALKEY, f"{claim}/kind", "PersistentVolumeClaim")
     yield Case("valkey.persistence.enabled", False, VALKEY, f"{POD}/volumes/3/emptyDir", {}, group=ALONE)
@@ -308,14 +311,38 @@ def _stores() -> Iterator[Case]:
     yield Case("valkey.persistence.annotations", {"a": "b"}, VALKEY, f"{claim}/metadata/annotations")
     for value, given, line in (
         ("maxMemory", "5mb", "maxmemory 5mb"),
-        ("appendFsync", "always", "appendfsync always"),
         ("config", {"hz": "20"}, "hz 20"),
     ):
         where = "lines of ConfigMap/forebay-valkey"
         yield Case(f"valkey.{value}", given, where, "data/valkey.conf", line)
+    yield Case("durability", "fsync", GATEWAY_CONFIGURATION, "durability")
+    yield Case("durability", "fsync", "lines of ConfigMap/forebay-valkey", "data/valkey.conf", "appendfsync always")
     yield Case("valkey.stopSeconds", 7, VALKEY, f"{POD}/terminationGracePeriodSeconds")
     budget = "PodDisruptionBudget/forebay-valkey"
     yield Case("valkey.podDisruptionBudget.enabled", True, budget, "spec/maxUnavailable", 0)
+
+
+def _several_servers() -> Iterator[Case]:
+    peers = [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
+    also = {"redis": {"external": {"secretName": "redis"}}, "networkPolicy": {"externalRedis": peers}}
+    for url in ("rediss+cluster://a:1,b:2", "redis+sentinel://a:1,b:2/main/3"):
+        for where, to in ((GATEWAY_CONFIGURATION, "redis"), (CONTROLLER_CONFIGURATION, "cluster/redis_for_functions")):
+            yield Case("redis.external.url", url, where, f"{to}/url", also=also, group=SEVERAL)
+        policy = "NetworkPolicy/forebay-gateway"
+        yield Case("redis.external.url", url, policy, "spec/egress/1", {"to": peers}, also=also, group=SEVERAL)
+    sentinels = merged(also, nested("redis.external.url", "redis+sentinel://a:1,b:2/main"))
+    sources = f"{POD}/volumes/1/projected/sources"
+    for where, pod, to in (
+        (GATEWAY_CONFIGURATION, GATEWAY, "redis"),
+        (CONTROLLER_CONFIGURATION, CONTROLLER, "cluster/redis_for_functions"),
+    ):
+        user = f"{to}/sentinel_username"
+        yield Case("redis.external.sentinelUsername", "watcher", where, user, also=sentinels, group=SEVERAL)
+        key = f"{sources}/0/secret/items/1/key"
+        yield Case("redis.external.sentinelPasswordKey", "sentinels", pod, key, also=sentinels, group=SEVERAL)
+        file = f"{to}/sentinel_password_file"
+        path = "/etc/forebay/redis/sentinel-password"
+        yield Case("redis.external.sentinelPasswordKey", "sentinels", where, file, path, also=sentinels, group=SEVERAL)
 
 
 def _watching() -> Iterator[Case]:

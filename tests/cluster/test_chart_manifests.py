@@ -38,7 +38,23 @@ OUTSIDE: dict[str, Any] = {
     "rbac": {"aggregate": False},
 }
 FEW: dict[str, Any] = {"namespaces": ["default", "kube-public"]}
-VARIANTS = {"defaults": {}, "everything": EVERYTHING, "an external Redis": OUTSIDE, "a list of namespaces": FEW}
+SENTINELS: dict[str, Any] = {
+    "redis": {
+        "external": {
+            "url": "redis+sentinel://one.example,two.example/main",
+            "secretName": "redis",
+            "sentinelPasswordKey": "sentinels",
+        },
+    },
+    "networkPolicy": {"externalRedis": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]},
+}
+VARIANTS = {
+    "defaults": {},
+    "everything": EVERYTHING,
+    "an external Redis": OUTSIDE,
+    "a primary that sentinels know": SENTINELS,
+    "a list of namespaces": FEW,
+}
 # Kinds that only a cluster with an operator knows; what they must look like is in their own CustomResourceDefinitions.
 OPTIONAL: dict[str, Any] = {
     "httpRoute": {
@@ -163,7 +179,8 @@ def test_the_notes_warn_of_what_is_less_safe(cluster: Cluster) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_programs_read_their_configuration(variants: dict[str, Rendered], tmp_path: Path, name: str) -> None:
     """As mounted: the files that it names are put where the test can, with its paths changed accordingly."""
-    for file in ("redis/password", "redis/functions-password", "function-key/function-key", "redis/ca.crt"):
+    passwords = ("redis/password", "redis/functions-password", "redis/sentinel-password")
+    for file in (*passwords, "function-key/function-key", "redis/ca.crt"):
         path = tmp_path / file
         path.parent.mkdir(exist_ok=True)
         path.write_text("secret\n")
@@ -174,7 +191,8 @@ def test_the_programs_read_their_configuration(variants: dict[str, Rendered], tm
     document = json.loads((tmp_path / "controller.json").read_text())
     controller = ClusterConfig.from_json(document)
     assert gateway.redis.password == controller.redis.password == "secret"
-    assert gateway.redis.host == controller.redis.host == controller.redis_for_functions.host
+    assert str(gateway.redis) == str(controller.redis) == str(controller.redis_for_functions)
+    assert controller.redis_for_functions.sentinel_password == ("secret" if gateway.redis.sentinel_master else None)
     assert (gateway.port, gateway.functions_port, gateway.invoke_port, gateway.metrics_port) == (8480, 8481, 8482, 8483)
     assert controller.runtimes["python3.13"].image.endswith("forebay-runtime:0.1.0")
     assert set(document["cluster"]) - {"function_key_file"} <= set(ClusterConfig.__dataclass_fields__)

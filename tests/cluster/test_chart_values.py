@@ -58,6 +58,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"namespaces": ["shop"]}, "defaultNamespace default is not among namespaces (shop): add it there"),
     ({"redis": {"acl": "shared"}}, "leave redis.acl at per-function, or set redis.external.url"),
     ({"redis": {"external": {"secretName": "a"}}}, "redis.external is set without redis.external.url"),
+    ({"redis": {"external": {"url": "redis+cluster://a,b"}}}, "set networkPolicy.externalRedis to the peers"),
+    (
+        {"redis": {"external": {"url": "rediss://a", "secretName": "a", "sentinelPasswordKey": "p"}}},
+        "write redis.external.url with redis+sentinel://",
+    ),
+    (
+        {
+            "redis": {"external": {"url": "rediss+sentinel://a/main", "sentinelPasswordKey": "p"}},
+            "networkPolicy": {"enabled": False},
+        },
+        "redis.external.sentinelPasswordKey is a key of a Secret",
+    ),
     (
         {"redis": {"external": {"url": "redis://a", "gatewayUsername": "b"}}},
         "redis.external names users without their passwords: set redis.external.secretName",
@@ -67,6 +79,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "redis.external.caSecretName is for TLS: write redis.external.url with rediss://",
     ),
     ({"redis": {"external": {"url": "redis://me:secret@a"}}}, "does not match pattern"),
+    ({"durability": "replica"}, "durability: replica needs a replica, which the bundled Valkey has not"),
+    (
+        {"durability": "fsync", "valkey": {"persistence": {"enabled": False}}},
+        "leave valkey.persistence.enabled at true",
+    ),
     ({"service": {"nodePort": 30080}}, "service.nodePort needs service.type NodePort or LoadBalancer"),
     ({"functionsService": {"loadBalancerClass": "a"}}, "need functionsService.type LoadBalancer"),
     ({"service": {"externalTrafficPolicy": "Local"}}, "needs service.type NodePort or LoadBalancer"),

@@ -91,7 +91,10 @@ def test_half_a_scale_is_filled_up(cluster: Cluster) -> None:
         {"invoke": {"auth": "none", "allowedOrigins": ["*", "https://app.example.com", "http://[::1]:8080"]}},
         {"egress": "none"},
         {"egress": "cluster, internet,10.0.0.0/8, 10.1.2.3/32:5432,fd00::/8:53"},
-        {"async": {"maxRetryAttempts": 0, "maxEventAgeSeconds": 60}},
+        {"async": {"maxRetryAttempts": 0, "maxEventAgeSeconds": 60, "retryDelaysSeconds": [0.5, 21600]}},
+        {"async": {"onSuccess": {"function": "Other_1"}, "onFailure": {"url": "https://a.example:8443/b?c=d"}}},
+        {"async": {"onFailure": {"stream": "team.failures"}}},
+        {"functionName": "mine", "async": {"onFailure": {"function": "hello"}}},
         {"lambda": {"Role": "arn:aws:iam::1:role/x", "Tags": {"a": "b"}, "Deep": {"er": [1, {"x": None}]}}},
     ],
 )
@@ -164,6 +167,21 @@ def changed(changes: dict[str, Any], name: str = "hello") -> dict[str, Any]:
         ({"egress": "everything"}, "spec.egress"),
         ({"egress": "example.com:443"}, "spec.egress"),
         ({"async": {"maxRetryAttempts": 3}}, "spec.async.maxRetryAttempts"),
+        ({"async": {"retryDelaysSeconds": [1, 2, 3]}}, "spec.async.retryDelaysSeconds: Too many"),
+        ({"async": {"retryDelaysSeconds": [-1]}}, "spec.async.retryDelaysSeconds[0]"),
+        ({"async": {"onSuccess": {}}}, "spec.async.onSuccess: Invalid value: a record goes to one place"),
+        ({"async": {"onFailure": {"function": "a", "stream": "b"}}}, "exactly one of function, stream and url"),
+        ({"async": {"onFailure": {"function": "a.b"}}}, "spec.async.onFailure.function"),
+        ({"async": {"onFailure": {"url": "https://user:secret@a/"}}}, "spec.async.onFailure.url"),
+        ({"async": {"onFailure": {"queue": "a"}}}, 'unknown field "spec.async.onFailure.queue"'),
+        (
+            {"async": {"onSuccess": {"function": "hello"}}},
+            "spec.async.onSuccess.function: Invalid value: a function cannot be the destination of its own events",
+        ),
+        (
+            {"functionName": "mine", "async": {"onFailure": {"function": "mine"}}},
+            "a function cannot be the destination of its own events",
+        ),
         ({"timeout": 3}, 'unknown field "spec.timeout"'),
     ],
 )
@@ -290,7 +308,7 @@ def test_what_the_lambda_api_creates_is_accepted_and_read_as_it_was_wanted(
         memory_mb=3008,
         env={"GREETING": "hi", "EMPTY": ""},
         scale=ScaleSpec(0, 5, 2, 0.5),
-        async_=AsyncSpec(1, 60),
+        async_=AsyncSpec(1, 60, (1.0, 2.5), "function:other", "https://a.example/b"),
         allowed_origins=("https://app.example.com",),
         aws={"Role": "arn:aws:iam::000000000000:role/x", "Tags": {"a": "b"}},
     )

@@ -19,10 +19,29 @@ def test_apply_wait_get_describe_and_call(cluster: Cluster, release: Release, te
     assert header.split() == ["NAME", "READY", "RUNTIME", "INSTANCES", "QUEUED", "IN", "FLIGHT", "AGE"]
     assert row.split()[:4] == ["hello", "True", "python3.13", "1"]
     wide = cluster.kubectl("get", "functions", f"--namespace={tenant}", "--output=wide").splitlines()[0].split()
-    assert wide[-3:] == ["IMAGE", "VERSION", "REASON"]
+    assert wide[-5:] == ["IMAGE", "VERSION", "DEAD", "LETTERS", "REASON"]
     described = cluster.kubectl("describe", "function", "hello", f"--namespace={tenant}")
     for expected in ("CallsAnswered", "Conditions:", "Events:"):
         assert expected in described
+
+
+def test_events_that_were_given_up_show_and_are_run_again(cluster: Cluster, release: Release, tenant: str) -> None:
+    code = "def handler(event, context):\n    raise ValueError('not today')\n"
+    deploy(cluster, tenant, function("failing", code, **{"async": {"maxRetryAttempts": 0}}))
+    answer = release.boto(tenant).invoke(FunctionName="failing", InvocationType="Event", Payload=b"{}")
+    path = f"/v1/invocations/{answer['ResponseMetadata']['RequestId']}"
+    with release.http(namespace=tenant) as http, functions_in(cluster, tenant) as functions:
+        failed = http.get(path, params={"wait": "30"}).json()
+        assert (failed["status"], failed["reason"]) == ("failed", "RetriesExhausted")
+        assert failed["error"]["errorMessage"] == "not today"
+        functions.until(lambda: functions.status("failing").get("deadLetters") == 1, "its status tells of it")
+        _, row = cluster.kubectl("get", "fn", "failing", f"--namespace={tenant}", "--output=wide").splitlines()
+        assert row.split()[-1] == "1"
+        redriven = http.post("/v1/functions/failing/dead-letters/redrive", json={"all": True})
+        assert redriven.json() == {"redriven": 1, "missing": 0}
+        assert http.get(path, params={"wait": "30"}).json()["status"] == "failed"
+        assert http.delete("/v1/functions/failing/dead-letters").json() == {"purged": 1}
+        functions.until(lambda: functions.status("failing").get("deadLetters") == 0, "none is left")
 
 
 def test_explain_tells_of_every_field(cluster: Cluster, release: Release) -> None:

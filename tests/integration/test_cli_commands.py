@@ -119,6 +119,26 @@ def test_an_update_keeps_what_it_does_not_name(forebay: Run, echo: Path) -> None
     assert got["allowed_origins"] == ["https://a.example"]
 
 
+def test_settings_of_async_delivery_are_deployed_kept_and_taken_away(forebay: Run, echo: Path) -> None:
+    options = ("--async-retries", "0", "--async-max-age", "60", "--retry-delays", "0.5,1")
+    destinations = ("--on-success", "function:nobody-yet", "--on-failure", "https://a.example/b")
+    deployed = forebay("deploy", "cli-async-settings", str(echo), *options, *destinations)
+    assert "There is no function nobody-yet yet to send records to" in deployed.stderr
+    wanted = {
+        "max_retries": 0,
+        "max_age_s": 60,
+        "retry_delays_s": [0.5, 1],
+        "on_success": "function:nobody-yet",
+        "on_failure": "https://a.example/b",
+    }
+    found = json.loads(forebay("get", "cli-async-settings", "--output", "json").stdout)
+    assert found["async"] == wanted
+
+    forebay("deploy", "cli-async-settings", str(echo), "--on-success", "none")
+    found = json.loads(forebay("get", "cli-async-settings", "--output", "json").stdout)
+    assert found["async"] == wanted | {"on_success": None}
+
+
 def test_a_folders_requirements_are_installed_once_and_a_zip_goes_as_it_is(
     forebay: Run, tmp_path: Path, pip_index: Path
 ) -> None:
@@ -196,6 +216,9 @@ def test_status_counts_instances(forebay: Run, echo: Path) -> None:
         (("deploy", "bad name", "{echo}"), "bad name"),
         (("deploy", "nobody", "{echo}", "--timeout", "901"), "timeout"),
         (("deploy", "nobody", "{echo}", "--env", "A"), "NAME=VALUE"),
+        (("deploy", "nobody", "{echo}", "--async-retries", "3"), "async.max_retries is 3, 0 to 2 is allowed"),
+        (("deploy", "nobody", "{echo}", "--retry-delays", "soon"), "as 1,2"),
+        (("deploy", "nobody", "{echo}", "--on-failure", "queue:a"), "is no destination: function:NAME"),
         (("invoke", "{echo-function}", "-d", "{"), "into json"),
     ],
 )

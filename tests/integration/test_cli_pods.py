@@ -49,8 +49,8 @@ class Cluster:
 @pytest.fixture
 async def cluster(redis: Redis, tmp_path: Path) -> AsyncIterator[Cluster]:
     store = MemoryStore(redis)
-    settings = ManagementSettings(LogFiles(tmp_path), lambda _: "", default_namespace="team-a")
-    async with serving(create_app(store, NoInstances(), settings)) as url:
+    settings = ManagementSettings(LogFiles(tmp_path), lambda _: "", b"k" * 32, default_namespace="team-a")
+    async with serving(create_app(store, NoInstances(), store.queues, settings)) as url:
         named = {"FOREBAY_ENDPOINT": url, "FOREBAY_API_KEY": "any.key", "XDG_CONFIG_HOME": str(tmp_path)}
         yield Cluster(store, {**os.environ, **named})
 

@@ -21,11 +21,11 @@ from forebay_controller.cluster.code_source import (
     stage_blob,
     stored_size,
 )
-from forebay_controller.cluster.outbound import Outbound, OutboundError
-from forebay_controller.cluster.outbound_rules import OutboundRefusedError, OutboundRules
 from forebay_controller.cluster.resource import BlobCode, ConfigMapCode, InlineCode, ZipCode
 from forebay_controller.code_package import CodePackage, read_package
 from forebay_controller.code_store import CodeStore
+from forebay_controller.outbound import Outbound, OutboundError
+from forebay_controller.outbound_rules import OutboundRefusedError, OutboundRules
 from support.scripted_api_server import ScriptedApiServer, scripted_api_server
 
 pytestmark = pytest.mark.usefixtures("no_leaked_keys")

@@ -27,11 +27,13 @@ from forebay_controller.cluster.resource import read
 from forebay_controller.cluster.uninstall import Installation
 from forebay_controller.make_secrets import make_secrets
 from support.cluster_config import SETTINGS
+from support.event_rig import Events
+from support.queue_side import event
 from support.redis_servers import free_port
 from support.scripted_api_server import ScriptedApiServer, scripted_api_server
 from support.waiting import wait_until_async
 
-HELLO = {
+HELLO: dict[str, Any] = {
     "apiVersion": "forebay.dev/v1alpha1",
     "kind": "Function",
     "metadata": {"name": "hello", "namespace": "team-a"},
@@ -193,6 +195,80 @@ async def test_a_standby_serves_management_and_goes_on_with_the_work_at_once(clu
                 await wait_until_async(second.leads, "the standby leads")
             assert second.management.rpartition(":")[2] in cluster.holder()
             assert len(cluster.server.all(PODS)) == before
+
+
+async def test_a_standby_answers_for_events_and_tells_what_the_leader_counted(cluster: Cluster, redis: Redis) -> None:
+    headers = {"X-Api-Key": read_api_key(cluster)}
+    cluster.server.put(FUNCTIONS, HELLO)
+    async with cluster.controller() as first:
+        await wait_until_async(first.leads, "one leads")
+        async with cluster.controller() as second, httpx.AsyncClient(headers=headers) as client:
+            await wait_until_async(cluster.has_pods, "the leader has taken the function up")
+            spec = read(cluster.server.get(FUNCTIONS, "team-a", "hello")).spec
+            keys = PlatformKeys(cluster.prefix).function(spec.namespace, spec.name, spec.uid)
+            events = Events(redis, VersionQueue(keys), spec.uid)
+            v1 = f"{second.management}/ns/team-a/v1"
+            dead, ident = await events.die(), await events.accept()
+
+            waiting = asyncio.create_task(client.get(f"{v1}/invocations/{ident}?wait=30"))
+            cancelled = await client.post(f"{v1}/invocations/{ident}/cancel")
+            letters = (await client.get(f"{v1}/functions/hello/dead-letters")).json()["dead_letters"]
+
+            assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+            assert (await waiting).json()["status"] == "cancelled"
+            assert [letter["invocation_id"] for letter in letters] == [dead]
+            elsewhere = await client.get(f"{second.management}/ns/team-b/v1/invocations/{dead}")
+            assert elsewhere.status_code == 404
+
+            async def counted() -> bool:
+                status = (await client.get(f"{v1}/functions/hello/status")).json()
+                return bool(status["dead_letters"] == 1)
+
+            await wait_until_async(counted, "the standby tells what the leader has counted")
+            assert cluster.server.get(FUNCTIONS, "team-a", "hello")["status"]["deadLetters"] == 1
+            redriven = await client.post(f"{v1}/functions/hello/dead-letters/redrive", json={"all": True})
+            assert redriven.json() == {"redriven": 1, "missing": 0}
+            assert (await client.get(f"{v1}/invocations/{dead}")).json()["status"] == "queued"
+            assert not await second.leads()
+
+
+async def test_destinations_are_told_by_whoever_leads_and_every_replica_knows_the_secret(
+    cluster: Cluster, redis: Redis
+) -> None:
+    stream = PlatformKeys(cluster.prefix).stream("team-a", "ends")
+    told = {**HELLO["spec"], "async": {"onSuccess": {"stream": "ends"}}}
+    cluster.server.put(FUNCTIONS, {**HELLO, "spec": told})
+    headers = {"X-Api-Key": read_api_key(cluster)}
+
+    async def entries(count: int) -> None:
+        async def there() -> bool:
+            return bool(await redis.xlen(stream) == count)
+
+        await wait_until_async(there, f"{count} ends are told")
+
+    async with cluster.controller() as first:
+        await wait_until_async(first.leads, "one leads")
+        async with cluster.controller() as second, httpx.AsyncClient(headers=headers) as client:
+            await wait_until_async(cluster.has_pods, "the leader has taken the function up")
+            spec = read(cluster.server.get(FUNCTIONS, "team-a", "hello")).spec
+            queue = VersionQueue(PlatformKeys(cluster.prefix).function(spec.namespace, spec.name, spec.uid))
+            path = "/ns/team-a/v1/functions/hello/signing-secret"
+            secrets = [(await client.get(f"{one.management}{path}")).json()["secret"] for one in (first, second)]
+            assert len(set(secrets)) == 1
+            await put_ended(redis, queue)
+            await entries(1)
+            assert await first.ends() == 0
+            await put_ended(redis, queue)
+            await wait_until_async(second.leads, "the standby leads")
+            await entries(2)
+    await redis.unlink(stream)
+
+
+async def put_ended(redis: Redis, queue: VersionQueue) -> None:
+    """An event that has just succeeded."""
+    fields = ("r", event(attempt=1).encode(), "s", "succeeded", "reason", "", "f", b"")
+    await command(redis, "XADD", queue.outbox, "*", *fields)
+    await command(redis, "PUBLISH", f"{queue.keys.base.partition(':')[0]}:wake", queue.keys.base.split("{")[1][:-1])
 
 
 def read_api_key(cluster: Cluster) -> str:

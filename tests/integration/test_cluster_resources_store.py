@@ -7,6 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from forebay_common.keys import PlatformKeys
+from forebay_common.names import id_prefix
 from forebay_common.redis_client import command
 from forebay_common.spec import FunctionSpec
 from forebay_controller.cluster.api import FUNCTIONS, Object
@@ -97,6 +98,21 @@ async def store_error(changing: Awaitable[object]) -> StoreError:
 
 async def nobody(_uid: str) -> None:
     raise AssertionError("the leader ends what runs")
+
+
+async def test_an_invocations_id_leads_to_its_function_in_its_namespace_as_long_as_it_is_there(
+    rig: SourceRig, functions: NamespaceFunctions
+) -> None:
+    spec = await made(functions)
+    elsewhere = rig.store.in_namespace("elsewhere")
+    assert elsewhere is not None
+    prefix = id_prefix(spec.uid)
+    assert [found.name for found in functions.by_id_prefix(prefix)] == ["hello"]
+    assert elsewhere.by_id_prefix(prefix) == []
+    assert functions.by_id_prefix(bytes(4)) == []
+    await rig.ready("hello")
+    assert await functions.delete("hello", nobody)
+    assert functions.by_id_prefix(prefix) == []
 
 
 async def test_a_created_function_is_a_resource_that_kubectl_shows(

@@ -70,6 +70,35 @@ async def test_a_functions_life(aws: Run, tmp_path: Path) -> None:
     assert "(ResourceNotFoundException) when calling the GetFunction operation: Function not found" in error
 
 
+async def test_an_event_invoke_configuration(aws: Run, tmp_path: Path) -> None:
+    package = tmp_path / "hello.zip"
+    package.write_bytes(HELLO)
+    await aws(
+        *("create-function", "--function-name", "hello", "--role", ROLE, "--runtime", "python3.11"),
+        *("--handler", "app.handler", "--zip-file", f"fileb://{package}"),
+    )
+    named = ("--function-name", "hello")
+    stream = {"OnFailure": {"Destination": "arn:aws:forebay:::stream/failures"}}
+    made = await aws(
+        *("put-function-event-invoke-config", *named, "--maximum-retry-attempts", "0"),
+        *("--destination-config", json.dumps(stream)),
+    )
+    assert made.pop("LastModified")
+    assert made == {
+        "FunctionArn": "arn:aws:lambda:us-east-1:000000000000:function:hello:$LATEST",
+        "MaximumRetryAttempts": 0,
+        "DestinationConfig": {"OnSuccess": {}, **stream},
+    }
+    changed = await aws("update-function-event-invoke-config", *named, "--maximum-event-age-in-seconds", "60")
+    assert (changed["MaximumEventAgeInSeconds"], changed["DestinationConfig"]) == (60, made["DestinationConfig"])
+    assert await aws("get-function-event-invoke-config", *named) == changed
+    listed = await aws("list-function-event-invoke-configs", *named)
+    assert listed == {"FunctionEventInvokeConfigs": [changed]}
+    await aws("delete-function-event-invoke-config", *named)
+    error = await aws("get-function-event-invoke-config", *named, fails=True)
+    assert error.endswith("function:hello:$LATEST doesn't have an EventInvokeConfig")
+
+
 async def test_an_operation_that_is_not_there_yet_is_named(aws: Run) -> None:
     error = await aws("list-layers", fails=True)
     assert error.endswith("The operation ListLayers is not supported yet")

@@ -66,8 +66,8 @@ class Served:
 @pytest.fixture
 async def served(redis: Redis, tmp_path: Path) -> AsyncIterator[Served]:
     store = MemoryStore(redis)
-    settings = ManagementSettings(LogFiles(tmp_path), lambda _: "", default_namespace="team-a")
-    async with serving(create_app(store, NoInstances(), settings)) as url:
+    settings = ManagementSettings(LogFiles(tmp_path), lambda _: "", b"k" * 32, default_namespace="team-a")
+    async with serving(create_app(store, NoInstances(), store.queues, settings)) as url:
         yield Served(url, store)
 
 

@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from forebay_common import limits
+from forebay_common.record import FLAG_DESTINATION_FAILURE, FLAG_DESTINATION_SUCCESS
 from forebay_common.redis_client import command
 from forebay_common.routing import RoutingEntry
 from forebay_controller.interfaces import FunctionStatus
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("no_leaked_keys")
 CODE = {"zip_base64": b64encode(HELLO).decode()}
 MINIMAL: dict[str, Any] = {"runtime": "python3.11", "handler": "app.handler", "code": CODE}
 HELLO_PATH = "/v1/functions/hello"
+ASYNC: dict[str, Any] = dict.fromkeys(("max_retries", "max_age_s", "retry_delays_s", "on_success", "on_failure"))
 
 
 @pytest.fixture
@@ -73,18 +75,52 @@ async def test_a_put_creates_and_another_one_updates(http: httpx.AsyncClient, ap
 async def test_a_document_has_all_settings(http: httpx.AsyncClient) -> None:
     await put(http, **MINIMAL, async_={"max_retries": 1}, timeout_s=40, env={"STAGE": "dev"})
     document = (await http.get(HELLO_PATH)).json()
-    assert document["async"] == {"max_retries": 1, "max_age_s": None}
+    assert document["async"] == ASYNC | {"max_retries": 1}
     assert document["env"] == {"STAGE": "dev"}
     assert document["arn"] == "arn:aws:lambda:us-east-1:000000000000:function:hello"
     assert (await http.get("/v1/functions")).json() == {"functions": [document]}
 
 
 async def test_null_in_async_means_the_platforms_default_again(http: httpx.AsyncClient, api: Management) -> None:
-    await put(http, **MINIMAL, async_={"max_retries": 1, "max_age_s": 60}, timeout_s=40)
+    wanted = {
+        "max_retries": 1,
+        "max_age_s": 60,
+        "retry_delays_s": [1, 0.5],
+        "on_success": "stream:done",
+        "on_failure": "https://a.example/b",
+    }
+    await put(http, **MINIMAL, async_=wanted, timeout_s=40)
+    assert (await http.get(HELLO_PATH)).json()["async"] == wanted
     assert ((await routed(api)).async_age_ms, (await routed(api)).wait_ms) == (60_000, 50_000)
-    await put(http, async_={"max_age_s": None})
-    assert (await http.get(HELLO_PATH)).json()["async"] == {"max_retries": 1, "max_age_s": None}
+    assert (await routed(api)).destinations == FLAG_DESTINATION_SUCCESS | FLAG_DESTINATION_FAILURE
+    await put(http, async_={"max_age_s": None, "retry_delays_s": None, "on_failure": None})
+    assert (await http.get(HELLO_PATH)).json()["async"] == ASYNC | {"max_retries": 1, "on_success": "stream:done"}
     assert (await routed(api)).async_age_ms == 21_600_000
+    assert (await routed(api)).destinations == FLAG_DESTINATION_SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("async_", "words"),
+    [
+        ({"max_retries": 3}, "async.max_retries is 3, 0 to 2 is allowed"),
+        ({"retry_delays_s": [1, 2, 3]}, "async.retry_delays_s holds 3 delays, 2 are allowed"),
+        ({"retry_delays_s": [-1]}, "async.retry_delays_s is -1.0, 0 to 21600 is allowed"),
+        ({"retry_delays_s": "1"}, "async.retry_delays_s: Input should be a valid array"),
+        ({"on_failure": "queue:a"}, "async.on_failure: 'queue:a' is no destination"),
+        ({"on_failure": "function:hello"}, "async.on_failure: You can't specify the function as a destination"),
+        ({"on_success": {"function": "a"}}, "async.on_success: Input should be a valid string"),
+        ({"destination": "stream:a"}, "async.destination: Extra inputs are not permitted"),
+    ],
+)
+async def test_async_settings_that_cannot_be_are_refused_and_change_nothing(
+    http: httpx.AsyncClient, async_: dict[str, Any], words: str
+) -> None:
+    await put(http, **MINIMAL)
+    before = (await http.get(HELLO_PATH)).json()
+    status, code, message = error_of(await put(http, timeout_s=9, async_=async_))
+    assert (status, code) == (400, "invalid")
+    assert message.startswith(words)
+    assert (await http.get(HELLO_PATH)).json() == before
 
 
 async def test_a_warning_stays_until_the_runtime_changes(http: httpx.AsyncClient) -> None:
@@ -187,11 +223,14 @@ async def test_a_deleted_function_is_gone(http: httpx.AsyncClient, api: Manageme
 async def test_status_is_what_the_controller_saw_last(http: httpx.AsyncClient, api: Management) -> None:
     await put(http, **MINIMAL)
     (uid,) = api.registry.functions()
-    api.scaling.statuses[uid] = FunctionStatus(queued=3, in_flight=2, starting=1, idle=4, busy=2, reason="burst")
+    api.scaling.statuses[uid] = FunctionStatus(
+        queued=3, in_flight=2, dead_letters=5, starting=1, idle=4, busy=2, reason="burst"
+    )
     status = (await http.get(f"{HELLO_PATH}/status")).json()
     assert status == {
         "queued": 3,
         "in_flight": 2,
+        "dead_letters": 5,
         "instances": {"starting": 1, "idle": 4, "busy": 2, "draining": 0},
         "reason": "burst",
     }

@@ -23,9 +23,10 @@ from forebay_common.queue import (
     trim_dead_letters,
     wakes,
 )
+from forebay_common.record import FLAG_DESTINATION_SUCCESS
 from forebay_common.redis_client import command
 from support.leaks import leaked_keys
-from support.queue_side import append, call, event, finish_async, lease, start_instance
+from support.queue_side import accept, append, call, event, finish_async, lease, start_instance
 from support.waiting import wait_until_async
 
 pytestmark = pytest.mark.usefixtures("no_leaked_keys")
@@ -90,6 +91,20 @@ async def test_delayed_and_dead_are_counted(redis: Redis, queue: VersionQueue) -
     assert 50_000 < state.delayed_due_in_ms <= 60_000
 
 
+async def test_what_waits_for_its_groups_turn_or_its_destination_and_results_are_counted(
+    redis: Redis, queue: VersionQueue
+) -> None:
+    for _ in range(3):
+        await accept(redis, queue, event(group_hash=b"a" * 16, flags=FLAG_DESTINATION_SUCCESS))
+    [entry_id] = await lease(redis, queue.async_, "i1")
+    await finish_async(redis, queue, entry_id, "i1", "done", group=b"a" * 16)
+
+    [state] = await observe(redis, [queue])
+
+    assert state is not None
+    assert (state.async_.queued, state.grouped, state.outbox, state.ended) == (1, 1, 1, 1)
+
+
 async def test_many_functions_come_in_order_and_a_missing_one_is_none(
     redis: Redis, queue: VersionQueue, platform_keys: PlatformKeys
 ) -> None:
@@ -149,7 +164,13 @@ async def test_deleting_a_function_leaves_no_key_and_touches_no_other(
     for queue in (kept, gone):
         await create_queues(redis, queue)
         await append(redis, queue, call())
-        await command(redis, "ZADD", queue.delayed, 1, "x")
+        for _ in range(2):
+            await accept(redis, queue, event(group_hash=b"a" * 16), once=(b"k" * 16, b"p" * 16, 60))
+            await accept(redis, queue, event(group_hash=b"a" * 16))
+        await accept(redis, queue, event(flags=FLAG_DESTINATION_SUCCESS), delay_ms=60_000)
+        await append(redis, queue, event(flags=FLAG_DESTINATION_SUCCESS))
+        held = await lease(redis, queue.async_, "i1", 2)
+        await finish_async(redis, queue, held[1], "i1", "done")
         await command(redis, "SET", queue.keys.spec(), "{}")
         await command(redis, "SET", queue.keys.code("ab" * 32, 1), "chunk")
         await command(redis, "HSET", queue.keys.code_index(), "ab" * 32, '{"size": 9, "chunks": 2}')
@@ -161,7 +182,7 @@ async def test_deleting_a_function_leaves_no_key_and_touches_no_other(
     left = {key.decode() async for key in redis.scan_iter(match=f"{prefix}:*", count=1000)}
     assert left
     assert all(key.startswith(kept.keys.base) for key in left)
-    assert len(left) == 9
+    assert len(left) == 15
     assert await leaked_keys(redis, prefix, frozenset({"default/hello/u2"})) == []
     await delete_function_keys(redis, kept.keys)
 

@@ -13,12 +13,19 @@ from forebay_common.queue import Promotion, VersionQueue, promote
 from forebay_common.record import FIRST_ACCEPTED_OFFSET, Invocation
 from forebay_common.redis_client import command, run
 from support.queue_side import (
+    accept,
+    accepted,
     append,
+    body_of,
     call,
+    dead,
+    delayed,
     event,
     finish_async,
     give,
     lease,
+    length,
+    make_due,
     pending,
     pending_ids,
     records,
@@ -28,38 +35,6 @@ from support.queue_side import (
 pytestmark = pytest.mark.usefixtures("no_leaked_keys")
 
 MAX_AGE_MS = 21_600_000
-
-
-async def length(redis: Redis, queue: VersionQueue) -> tuple[int, int, int, int]:
-    """Entries in the sync and async streams, the delayed set and the dead letters."""
-    return (
-        await command(redis, "XLEN", queue.sync),
-        await command(redis, "XLEN", queue.async_),
-        await command(redis, "ZCARD", queue.delayed),
-        await command(redis, "XLEN", queue.dead),
-    )
-
-
-async def delayed(redis: Redis, queue: VersionQueue) -> list[tuple[Invocation, float]]:
-    members = await command(redis, "ZRANGE", queue.delayed, 0, -1, "WITHSCORES")
-    return [(Invocation.decode(record), float(due)) for record, due in zip(members[::2], members[1::2], strict=True)]
-
-
-async def dead(redis: Redis, queue: VersionQueue) -> list[tuple[Invocation, str]]:
-    entries = await command(redis, "XRANGE", queue.dead, "-", "+")
-    return [(Invocation.decode(fields[RECORD_FIELD.encode()]), fields[b"reason"].decode()) for _, fields in entries]
-
-
-def accepted(entry_id: bytes) -> int:
-    return int(entry_id.split(b"-")[0])
-
-
-async def body_of(redis: Redis, queue: VersionQueue, record: Invocation) -> str:
-    """A claimed payload as a gateway writes it."""
-    record.payload, record.claim = None, f"body:{record.invocation_id.hex()}"
-    key = queue.keys.body(record.invocation_id.hex())
-    await command(redis, "SET", key, b"x" * 1000, "EX", limits.CLAIM_TTL_S)
-    return key
 
 
 class TestCancel:
@@ -146,6 +121,25 @@ class TestFinishAsync:
         assert await length(redis, queue) == (0, 0, 1, 0)
         assert await pending_ids(redis, queue.async_) == []
 
+    async def test_a_retry_without_a_delay_is_in_the_queue_at_once(self, redis: Redis, queue: VersionQueue) -> None:
+        entry_id = await append(redis, queue, event())
+        await lease(redis, queue.async_, "i1")
+        assert await finish_async(redis, queue, entry_id, "i1", "retry") == 1
+        [again] = await records(redis, queue.async_)
+        assert (again.attempt, again.first_accepted_ms) == (1, accepted(entry_id))
+        assert await length(redis, queue) == (0, 1, 0, 0)
+
+    async def test_released_goes_to_the_end_and_counts_no_start(self, redis: Redis, queue: VersionQueue) -> None:
+        first, second = event(b"1"), event(b"2")
+        entry_id = await append(redis, queue, first)
+        await append(redis, queue, second)
+        await lease(redis, queue.async_, "i1")
+        assert await finish_async(redis, queue, entry_id, "i1", "released") == 1
+        found = await records(redis, queue.async_)
+        assert [(record.payload, record.attempt) for record in found] == [(b"2", 0), (b"1", 0)]
+        assert found[1].first_accepted_ms == accepted(entry_id)
+        assert await pending_ids(redis, queue.async_) == []
+
     async def test_a_retry_due_past_the_events_age_is_a_dead_letter(self, redis: Redis, queue: VersionQueue) -> None:
         entry_id = await append(redis, queue, event(wait_ms=60_000))
         await lease(redis, queue.async_, "i1")
@@ -178,7 +172,7 @@ class TestFinishAsync:
         [(letter, reason)] = await dead(redis, queue)
         assert (letter.attempt, reason) == (1, "EventAgeExceeded")
 
-    @pytest.mark.parametrize("outcome", ["done", "retry", "dead", "expired"])
+    @pytest.mark.parametrize("outcome", ["done", "retry", "dead", "expired", "cancelled", "released"])
     async def test_a_lost_lease_changes_nothing(self, redis: Redis, queue: VersionQueue, outcome: str) -> None:
         entry_id = await append(redis, queue, event())
         await lease(redis, queue.async_, "i1")
@@ -221,10 +215,12 @@ class TestFinishAsync:
 
 class TestPromote:
     async def test_due_events_return_and_later_ones_stay(self, redis: Redis, queue: VersionQueue) -> None:
-        for delay_ms in (0, 90_000):
+        for delay_ms in (60_000, 90_000):
             entry_id = await append(redis, queue, event())
             await lease(redis, queue.async_, "i1")
             await finish_async(redis, queue, entry_id, "i1", "retry", delay_ms=delay_ms)
+            if delay_ms == 60_000:
+                await make_due(redis, queue)
 
         promotion = await promote(redis, queue)
 
@@ -238,7 +234,9 @@ class TestPromote:
 
     async def test_a_full_batch_says_that_there_is_more_now(self, redis: Redis, queue: VersionQueue) -> None:
         for n in range(3):
-            await command(redis, "ZADD", queue.delayed, n, event().encode())
+            record = event()
+            await command(redis, "ZADD", queue.delayed, n, record.invocation_id)
+            await command(redis, "HSET", queue.live, record.invocation_id, b"d" + record.encode())
         assert await promote(redis, queue, limit=2) == Promotion(2, 0)
         assert await promote(redis, queue, limit=2) == Promotion(1, None)
 
@@ -246,7 +244,8 @@ class TestPromote:
         assert await promote(redis, queue) == Promotion(0, None)
 
     async def test_a_deleted_functions_events_make_no_new_stream(self, redis: Redis, queue: VersionQueue) -> None:
-        await command(redis, "ZADD", queue.delayed, 1, event().encode())
+        await accept(redis, queue, event(), delay_ms=1)
+        await make_due(redis, queue)
         await command(redis, "UNLINK", queue.async_)
         assert await promote(redis, queue) == Promotion(1, None)
         assert await command(redis, "EXISTS", queue.async_, queue.delayed) == 0
@@ -264,8 +263,8 @@ class TestReclaimAsync:
         delay_ms: int = 0,
         min_idle_ms: int = 0,
     ) -> int:
-        keys = (queue.async_, queue.delayed, queue.dead, queue.keys.instance(consumer))
-        arguments = (entry_id, consumer, attempts_max, delay_ms, min_idle_ms)
+        keys = (*queue.ending(b""), queue.keys.instance(consumer))
+        arguments = (entry_id, consumer, attempts_max, delay_ms, min_idle_ms, b"")
         result: int = await run(redis, scripts.RECLAIM_ASYNC, keys, arguments)
         return result
 
@@ -325,7 +324,7 @@ class TestRelease:
         await append(redis, queue, call(b"3"))
         await lease(redis, queue.sync, "i1", 2)
 
-        assert await run(redis, scripts.RELEASE, (queue.sync,), ("i1", *ids)) == 2
+        assert await run(redis, scripts.RELEASE, (queue.sync, queue.sync), ("i1", *ids)) == 2
 
         found = await records(redis, queue.sync)
         assert [record.payload for record in found] == [b"3", b"1", b"2"]
@@ -340,7 +339,7 @@ class TestRelease:
         entry_id = await command(redis, "XADD", queue.sync, "*", RECORD_FIELD, bytes(later))
         await lease(redis, queue.sync, "i1")
 
-        assert await run(redis, scripts.RELEASE, (queue.sync,), ("i1", entry_id)) == 1
+        assert await run(redis, scripts.RELEASE, (queue.sync, queue.sync), ("i1", entry_id)) == 1
 
         later[FIRST_ACCEPTED_OFFSET : FIRST_ACCEPTED_OFFSET + 8] = accepted(entry_id).to_bytes(8, "big")
         [(_, fields)] = await command(redis, "XRANGE", queue.sync, "-", "+")
@@ -349,7 +348,7 @@ class TestRelease:
     async def test_only_the_owner_hands_back(self, redis: Redis, queue: VersionQueue) -> None:
         entry_id = await append(redis, queue, call())
         await lease(redis, queue.sync, "i2")
-        assert await run(redis, scripts.RELEASE, (queue.sync,), ("i1", entry_id)) == 0
+        assert await run(redis, scripts.RELEASE, (queue.sync, queue.sync), ("i1", entry_id)) == 0
         assert await pending_ids(redis, queue.sync) == [entry_id]
 
 

@@ -1,5 +1,6 @@
 """Functions' Redis users on real servers of both kinds: what they may do, on replicas, and after a restart."""
 
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 
@@ -9,17 +10,21 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from forebay_common import scripts
 from forebay_common.keys import GROUP, PlatformKeys
+from forebay_common.limits import RESULTS_MAX_BYTES
 from forebay_common.queue import VersionQueue, create_queues
+from forebay_common.record import FLAG_DESTINATION_FAILURE, FLAG_DESTINATION_SUCCESS
 from forebay_common.redis_client import RedisSettings, command, connect, run
 from forebay_common.scripts import load_all
 from forebay_common.spec import FunctionSpec
 from forebay_controller.cluster.access import acl_rules, redis_user
 from forebay_controller.cluster.redis_users import RedisUsers
-from support.queue_side import ADDRESS, append, call, event, finish_async, lease, start_instance
+from support.queue_side import ADDRESS, accept, append, call, event, finish_async, lease, start_instance
 from support.redis_servers import KINDS, TcpServer
 from support.waiting import wait_until_async
 
 PLATFORM = PlatformKeys("test")
+BOTH = FLAG_DESTINATION_SUCCESS | FLAG_DESTINATION_FAILURE
+OUTCOMES = ("done", "retry", "dead", "expired", "cancelled", "released")
 PASSWORD = "password-of-one-function"
 SPEC = FunctionSpec("team-a", "hello", "0" * 32, "python3.13", "app.handler", "0" * 64, 1)
 RULES = acl_rules(PLATFORM, SPEC, PASSWORD)
@@ -66,6 +71,40 @@ async def may_log_in(server: TcpServer) -> bool:
         return True
 
 
+async def end_events(redis: Redis, instance: Redis) -> None:
+    """All that can become of events, with all that can hang on them: group, body, destination, too many results."""
+    body = QUEUE.keys.body("1")
+    for number, outcome in enumerate(OUTCOMES * 2):
+        group = bytes([number]) * 16
+        await append(redis, QUEUE, event(group_hash=group, flags=number % 2 * BOTH))
+        # The next of its group: it runs at once, or later, or there is none.
+        for _ in range(number % 3):
+            await accept(redis, QUEUE, event(group_hash=group), delay_ms=60_000 * (number % 2))
+        [entry_id] = await lease(instance, QUEUE.async_, "i1")
+        await command(redis, "SET", body, "x", "EX", 60)
+        done = finish_async(
+            *(instance, QUEUE, entry_id, "i1", outcome),
+            delay_ms=60_000,
+            reason="RetriesExhausted",
+            frame=b"f",
+            group=group,
+            body=[body],
+        )
+        assert await done == 1
+        while left := await lease(redis, QUEUE.async_, "i2"):
+            await finish_async(redis, QUEUE, left[0], "i2", "done", group=group)
+    for _ in range(20):
+        result = ("i", secrets.token_bytes(16), "e", "succeeded 1 1 ", "f", "f")
+        await command(redis, "XADD", QUEUE.ended, "*", *result)
+    # They were not weighed: as if they were heavy ones.
+    await command(redis, "HSET", QUEUE.live, "kept", RESULTS_MAX_BYTES)
+    before = await command(redis, "XLEN", QUEUE.ended)
+    await append(redis, QUEUE, event())
+    [entry_id] = await lease(instance, QUEUE.async_, "i1")
+    assert await finish_async(instance, QUEUE, entry_id, "i1", "done", frame=b"f") == 1
+    assert await command(redis, "XLEN", QUEUE.ended) < before
+
+
 async def test_an_instance_can_do_its_whole_work(server: TcpServer, users: RedisUsers) -> None:
     await users.start({SPEC.uid: RULES})
     async with client_of(server) as redis, client_of(server, function=True) as instance:
@@ -74,14 +113,18 @@ async def test_an_instance_can_do_its_whole_work(server: TcpServer, users: Redis
         await start_instance(instance, QUEUE, "i1")
         await command(redis, "SET", QUEUE.keys.code("ab" * 32, 0), b"chunk")
         assert await command(instance, "GET", QUEUE.keys.code("ab" * 32, 0)) == b"chunk"
-        for record in (call(), call(), *(event() for _ in range(4))):
+        await end_events(redis, instance)
+        for record in (call(), call(), event()):
             await append(redis, QUEUE, record)
         answered, handed_back = await lease(instance, QUEUE.sync, "i1", 2)
-        events = await lease(instance, QUEUE.async_, "i1", 4)
-        assert await run(instance, scripts.EXTEND, (QUEUE.async_,), ("i1", *events)) == events
-        for entry_id, outcome in zip(events, ("done", "retry", "dead", "expired"), strict=True):
-            assert await finish_async(instance, QUEUE, entry_id, "i1", outcome, reason="RetriesExhausted") == 1
-        assert await run(instance, scripts.RELEASE, (QUEUE.sync,), ("i1", handed_back)) == 1
+        [unread] = await lease(instance, QUEUE.async_, "i1")
+        assert await run(instance, scripts.EXTEND, (QUEUE.async_,), ("i1", unread)) == [unread]
+        for stream, live, entry_id in ((QUEUE.sync, QUEUE.sync, handed_back), (QUEUE.async_, QUEUE.live, unread)):
+            assert await run(instance, scripts.RELEASE, (stream, live), ("i1", entry_id)) == 1
+        once = QUEUE.keys.once(b"k" * 16)
+        await command(redis, "SET", once, "pending", "EX", 60)
+        await command(instance, "SET", once, "done", "XX", "KEEPTTL")
+        await command(instance, "UNLINK", once)
         await command(instance, "RPUSH", f"{PLATFORM.prefix}:{ADDRESS}", b"frame")
         await command(instance, "SET", QUEUE.keys.result("1"), b"large reply", "EX", 60)
         await command(instance, "XACK", QUEUE.sync, GROUP, answered)
@@ -115,8 +158,12 @@ async def test_an_instance_can_do_nothing_else(server: TcpServer, users: RedisUs
         ("GET", other.keys.code("ab" * 32, 0)),
         ("SET", QUEUE.keys.code("ab" * 32, 0), "x"),
         ("GET", QUEUE.keys.spec()),
+        ("SET", other.keys.once(b"k" * 16), "x"),
+        ("HGET", other.live, "x"),
+        ("HGETALL", QUEUE.keys.code_index()),
         ("LRANGE", reply, 0, -1),
         ("BLPOP", reply, 1),
+        ("LPOP", reply),
         ("EXPIRE", reply, 1),
         ("UNLINK", reply),
         ("HGETALL", PLATFORM.functions),
@@ -129,7 +176,7 @@ async def test_an_instance_can_do_nothing_else(server: TcpServer, users: RedisUs
             with pytest.raises(NoPermissionError):
                 await command(instance, *attempt)
         with pytest.raises(NoPermissionError):
-            await run(instance, scripts.PROMOTE, (other.delayed, other.async_), (1,))
+            await run(instance, scripts.PROMOTE, (other.delayed, other.async_, other.live), (1,))
 
 
 async def test_users_are_set_again_after_a_restart(server: TcpServer, users: RedisUsers) -> None:

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from forebay_common.events import cancel_event, find_event
 from forebay_common.frames import ERROR_FUNCTION, ERROR_NONE, FLAG_COLD
 from forebay_common.limits import RESPONSE_MAX_BYTES
+from forebay_common.queue import send_control
 from forebay_common.record import FLAG_LOG_TAIL
 from forebay_handlers import wire
-from support.queue_side import call
+from support.queue_side import call, event
 from support.runtime_rig import WAIT_S, PlayedHandlers, RuntimeRig
+from support.waiting import wait_until_async
 
 SIGKILL = 9
 API = "/2018-06-01/runtime"
@@ -198,6 +201,26 @@ async def test_a_program_that_is_ended_at_its_deadline_is_replaced(rig: RuntimeR
     assert (await rig.replies(1))[record.reply_token].payload == b"again"
 
 
+async def test_the_program_of_a_cancelled_event_is_ended_and_replaced(
+    rig: RuntimeRig, handlers: PlayedHandlers
+) -> None:
+    program = Program(handlers)
+    record = await rig.append(event(timeout_ms=60_000))
+    await program.next()
+
+    assert (await cancel_event(rig.redis, rig.queue, record.invocation_id)).instance == rig.instance_id
+    message = {"command": "cancel", "invocation_id": record.invocation_id.hex()}
+    assert await send_control(rig.redis, rig.keys, rig.instance_id, message)
+    handlers.exited(await asyncio.to_thread(handlers.next_kill), SIGKILL)
+
+    async def has_ended() -> bool:
+        [state] = await find_event(rig.redis, rig.queue, [record.invocation_id])
+        return state is not None and state.status == "cancelled"
+
+    await wait_until_async(has_ended, "it ends as cancelled")
+    await asyncio.to_thread(Program, handlers)
+
+
 async def test_bytes_that_are_no_http_end_only_their_connection(rig: RuntimeRig, handlers: PlayedHandlers) -> None:
     program = Program(handlers)
     host, port = program.http.host, program.http.port
@@ -250,10 +273,10 @@ async def test_awslambdaric_runs_a_handler_through_every_way_a_call_can_go(rig: 
     }
     await rig.run(program_package(), mode="bootstrap", runtime="provided.al2023", env=env)
 
-    async def ask(event: dict[str, Any], timeout_ms: int = 3000) -> tuple[int, Any, bytes]:
+    async def ask(given: dict[str, Any], timeout_ms: int = 3000) -> tuple[int, Any, bytes]:
         context = b'{"custom": {"a": "\xc3\xa4"}}'
         changes = {"client_context": context, "timeout_ms": timeout_ms, "flags": FLAG_LOG_TAIL}
-        frame = await rig.invoke(json.dumps(event).encode(), **changes)
+        frame = await rig.invoke(json.dumps(given).encode(), **changes)
         return frame.error_kind, json.loads(frame.payload or b""), frame.log_tail
 
     kind, answer, tail = await ask({"do": "print"})

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from redis.asyncio import Redis
 
+from forebay_common.events import find_event
 from forebay_common.frames import (
     ERROR_EXPIRED,
     ERROR_FUNCTION,
@@ -18,6 +19,7 @@ from forebay_common.frames import (
     KIND_WHOLE,
 )
 from forebay_common.limits import CLAIM_CHECK_BYTES, RESPONSE_MAX_BYTES
+from forebay_common.queue import promote
 from forebay_common.record import FLAG_LOG_TAIL, Invocation
 from forebay_common.redis_client import command
 from support.queue_side import PROCESS, call, event, records
@@ -262,7 +264,7 @@ async def test_a_claimed_payload_that_is_gone_is_refused(rig: RuntimeRig) -> Non
 async def test_what_is_expired_when_leased_does_not_run(rig: RuntimeRig) -> None:
     await rig.prepare(HANDLER)
     old = {"wait_ms": 10, "first_accepted_ms": 1}
-    await rig.append(event(ask(), **old))
+    await rig.redis.xadd(rig.queue.async_, {"r": event(ask(), **old).encode()})
     await rig.append(call(ask(), **old))
     rig.start()
     rig.start_handlers()
@@ -299,7 +301,7 @@ async def test_an_async_event_runs_and_leaves_nothing(rig: RuntimeRig) -> None:
 
 
 async def test_a_failing_event_is_retried_after_its_delays_and_then_buried(rig: RuntimeRig) -> None:
-    await rig.run(HANDLER, retry_delays_ms=[0, 60_000])
+    await rig.run(HANDLER, retry_delays_ms=[10_000, 60_000])
 
     record = await rig.append(event(ask(do="raise")))
     for attempt in (1, 2):
@@ -308,16 +310,15 @@ async def test_a_failing_event_is_retried_after_its_delays_and_then_buried(rig: 
             return bool(await rig.redis.zcard(rig.queue.delayed))
 
         await wait_until_async(delayed, f"retry {attempt} is planned")
-        [raw] = await command(rig.redis, "ZRANGE", rig.queue.delayed, 0, 0)
-        due_ms = float(await command(rig.redis, "ZSCORE", rig.queue.delayed, raw))
-        again = Invocation.decode(raw)
-        assert again.attempt == attempt
-        assert again.invocation_id == record.invocation_id
+        due_ms = float(await command(rig.redis, "ZSCORE", rig.queue.delayed, record.invocation_id))
+        [state] = await find_event(rig.redis, rig.queue, [record.invocation_id])
+        assert state is not None
+        assert (state.status, state.attempts) == ("delayed", attempt)
         seconds, _ = await rig.redis.time()
         assert (due_ms > seconds * 1000 + 30_000) == (attempt == 2)
-        # What the controller's promotion does when it is due.
-        await rig.redis.zrem(rig.queue.delayed, raw)
-        await rig.append(again)
+        # It is due, and the controller finds it so.
+        await command(rig.redis, "ZADD", rig.queue.delayed, 1, record.invocation_id)
+        await promote(rig.redis, rig.queue)
 
     buried = Invocation.decode(await _wait_for_dead(rig, b"RetriesExhausted"))
     assert buried.attempt == 3

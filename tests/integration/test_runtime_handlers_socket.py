@@ -12,8 +12,10 @@ import pytest
 from redis.asyncio import Redis
 
 from forebay_common.frames import ERROR_FUNCTION, ERROR_NONE
+from forebay_common.queue import send_control
+from forebay_common.record import Invocation
 from forebay_handlers import wire
-from support.queue_side import call, event
+from support.queue_side import call, event, records
 from support.runtime_rig import PlayedHandler, PlayedHandlers, RuntimeRig
 from support.waiting import wait_until, wait_until_async
 
@@ -188,6 +190,57 @@ async def test_a_result_that_came_with_the_kill_means_that_the_next_call_may_hav
     answers = await rig.replies(2)
     assert b"Task timed out" in (answers[tokens[0]].payload or b"")
     assert b"signal: killed" in (answers[tokens[1]].payload or b"")
+
+
+async def cancelled(rig: RuntimeRig, record: Invocation) -> None:
+    """Told to the instance, and heard by it."""
+    control = rig.keys.control(rig.instance_id)
+    assert await send_control(
+        rig.redis, rig.keys, rig.instance_id, {"command": "cancel", "invocation_id": record.invocation_id.hex()}
+    )
+
+    async def heard() -> bool:
+        return not await rig.redis.xlen(control)
+
+    await wait_until_async(heard, "the instance has heard of it")
+
+
+async def a_batch_of_records(
+    rig: RuntimeRig, handlers: PlayedHandlers, count: int
+) -> tuple[PlayedHandler, list[Invocation], list[tuple[bytes, bytes]]]:
+    handler, tokens, events = await a_batch(rig, handlers, count)
+    queued = {record.reply_token: record for record in await records(rig.redis, rig.queue.sync)}
+    return handler, [queued[token] for token in tokens], events
+
+
+async def test_a_cancelled_call_of_a_batch_is_ended_once_it_runs_and_the_one_behind_it_runs_elsewhere(
+    rig: RuntimeRig,
+) -> None:
+    handlers = await started(rig)
+    handler, [first, second, third], events = await a_batch_of_records(rig, handlers, 3)
+    await cancelled(rig, second)
+
+    handler.answer(*events[0])
+    handlers.exited(handlers.next_kill(), SIGKILL)
+    successor = handlers.handler(*handlers.next_spawn())
+    successor.answer(*successor.next_event())
+
+    answers = await rig.replies(3)
+    assert b"Sandbox.Cancelled" in (answers[second.reply_token].payload or b"")
+    assert [answers[record.reply_token].payload for record in (first, third)] == [b"0", b"2"]
+
+
+async def test_a_cancelled_call_of_a_batch_that_is_quick_ends_by_itself_and_hits_nobody(rig: RuntimeRig) -> None:
+    handlers = await started(rig)
+    handler, sent, events = await a_batch_of_records(rig, handlers, 3)
+    await cancelled(rig, sent[1])
+
+    for event_ in events:
+        handler.answer(*event_)
+
+    answers = await rig.replies(3)
+    assert [answers[record.reply_token].payload for record in sent] == [b"0", b"1", b"2"]
+    assert not select.select([handlers.supervisor], [], [], 0.1)[0], "no process was killed"
 
 
 async def test_an_out_of_memory_document_passes_through_and_the_process_is_replaced(rig: RuntimeRig) -> None:

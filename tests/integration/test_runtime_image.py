@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from forebay_common.events import cancel_event, find_event
 from forebay_common.frames import ERROR_FUNCTION, ERROR_NONE
 from forebay_common.queue import send_control
 from forebay_runtime.runtime_api import CLOSES_AT_ONCE_S
 from support.pod_rig import WAIT_S, PodRig, free_port
-from support.queue_side import call
+from support.queue_side import call, event
 from support.waiting import wait_until
 
 APP = """
@@ -72,9 +73,9 @@ async def ready(rig: PodRig) -> None:
     await rig.wait_for_state("ready")
 
 
-async def running(rig: PodRig, **event: Any) -> Any:
+async def running(rig: PodRig, **given: Any) -> Any:
     """A call that runs."""
-    record = await rig.append(call(json.dumps(event).encode(), timeout_ms=30_000))
+    record = await rig.append(call(json.dumps(given).encode(), timeout_ms=30_000))
     await asyncio.to_thread(wait_until, lambda: "started" in rig.program_output(), "the call runs")
     return record
 
@@ -138,6 +139,23 @@ async def test_a_call_past_its_deadline_is_told_so_and_the_instance_leaves_in_go
     assert await rig.has_left()
 
 
+async def test_a_running_event_that_is_cancelled_is_told_as_such_and_its_instance_leaves(rig: PodRig) -> None:
+    await ready(rig)
+    record = await rig.append(event(b'{"sleep": 20}', timeout_ms=30_000))
+    await asyncio.to_thread(wait_until, lambda: "started" in rig.program_output(), "the event runs")
+
+    assert (await cancel_event(rig.redis, rig.queue, record.invocation_id)).instance == rig.instance_id
+    message = {"command": "cancel", "invocation_id": record.invocation_id.hex()}
+    assert await send_control(rig.redis, rig.keys, rig.instance_id, message)
+
+    assert await rig.exit_code() == 0
+    assert await rig.has_left()
+    [state] = await find_event(rig.redis, rig.queue, [record.invocation_id])
+    assert state is not None
+    assert (state.status, state.attempts) == ("cancelled", 1)
+    assert any(message.endswith("Task was cancelled") for message in rig.messages())
+
+
 async def test_a_program_that_ends_in_its_second_call_is_noticed_by_its_connection(rig: PodRig) -> None:
     await ready(rig)
     await rig.invoke(b'{"n": 1}')
@@ -149,11 +167,11 @@ async def test_a_program_that_ends_in_its_second_call_is_noticed_by_its_connecti
     assert await rig.exit_code() == 0
 
 
-@pytest.mark.parametrize("event", ['{"exit": 7}', '{"sleep": 1.2, "exit": 7}'])
-async def test_a_program_that_ends_in_its_first_call_is_noticed_too(rig: PodRig, event: str) -> None:
+@pytest.mark.parametrize("given", ['{"exit": 7}', '{"sleep": 1.2, "exit": 7}'])
+async def test_a_program_that_ends_in_its_first_call_is_noticed_too(rig: PodRig, given: str) -> None:
     await ready(rig)
 
-    kind, document = await answer(rig, await rig.append(call(event.encode(), timeout_ms=30_000)))
+    kind, document = await answer(rig, await rig.append(call(given.encode(), timeout_ms=30_000)))
 
     assert (kind, document["errorType"]) == (ERROR_FUNCTION, "Runtime.ExitError")
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from forebay_common.frames import ERROR_EXPIRED, ERROR_NONE
+from forebay_common.frames import ERROR_EXPIRED, ERROR_FUNCTION, ERROR_NONE
 from forebay_common.limits import CODE_CHUNK_BYTES
 from forebay_common.queue import VersionQueue, send_control
 from forebay_common.redis_client import command
@@ -181,7 +181,8 @@ async def test_cancelling_a_running_call_ends_its_process(rig: RuntimeRig) -> No
     message = {"command": "cancel", "invocation_id": record.invocation_id.hex()}
     assert await send_control(rig.redis, rig.keys, rig.instance_id, message)
 
-    assert b"signal: killed" in ((await rig.replies(1))[record.reply_token].payload or b"")
+    frame = (await rig.replies(1))[record.reply_token]
+    assert (frame.error_kind, json.loads(frame.payload or b"")["errorType"]) == (ERROR_FUNCTION, "Sandbox.Cancelled")
     assert (await rig.invoke(b'{"s": 0}')).error_kind == ERROR_NONE
 
 
@@ -236,7 +237,7 @@ async def test_a_lease_that_somebody_else_took_is_noticed_and_its_finish_changes
     [entry] = await pending(rig.redis, rig.queue.async_)
     await give(rig.redis, rig.queue.async_, entry["message_id"], "other")
 
-    wait_until(lambda: "the lease was lost while the call ran" in rig.errors(), "the loss is noticed", 15)
+    wait_until(lambda: "the lease was lost while the call was held" in rig.errors(), "the loss is noticed", 15)
     wait_until(lambda: any(text.startswith("END") for text in rig.messages()), "the event ended", 15)
     await rig.invoke(b'{"s": 0}')
     [entry] = await pending(rig.redis, rig.queue.async_)

@@ -193,6 +193,32 @@ async def test_what_was_delivered_on_a_connection_that_broke_is_found_again(rig:
     assert (await rig.reply_to(record)).payload == b'"lost"'
 
 
+async def test_what_redis_gives_to_a_connection_that_it_does_not_know_to_be_broken_is_found(rig: RuntimeRig) -> None:
+    await rig.run()
+    stale = connect(RedisSettings.from_json(rig.credentials))
+    reading = next(client["id"] for client in await rig.redis.client_list() if client["cmd"] == "xreadgroup")
+    lost_read = asyncio.create_task(
+        command(stale, "XREADGROUP", "GROUP", "g", rig.instance_id, "BLOCK", 0, "STREAMS", rig.queue.async_, ">")
+    )
+
+    async def blocked() -> bool:
+        blocked = [client for client in await rig.redis.client_list() if client["cmd"] == "xreadgroup"]
+        return len(blocked) == 2
+
+    await wait_until_async(blocked, "the read that will be lost blocks")
+    # The instance's own read now comes after it.
+    await command(rig.redis, "CLIENT", "KILL", "ID", reading)
+    await wait_until_async(blocked, "the instance reads again")
+    await rig.append(event(b"1"))
+    assert await lost_read, "nobody else was given the event"
+    await stale.aclose()
+
+    async def finished() -> bool:
+        return await rig.queued(rig.queue.async_) == (0, 0)
+
+    await wait_until_async(finished, "the event is found and run", 8)
+
+
 async def _leased(rig: RuntimeRig) -> None:
     async def leased() -> bool:
         return (await rig.queued(rig.queue.sync))[1] == 1

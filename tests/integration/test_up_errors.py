@@ -61,6 +61,8 @@ def test_a_taken_port(tmp_path: Path) -> None:
         (("--port", "70000"), "1 to 65535"),
         (("--async-retry-delays", "soon"), "as 1,2"),
         (("--redis", "cache"), "is no Redis URL"),
+        (("--durability", "sure"), "choose process, fsync or replica"),
+        (("--durability", "replica"), "give a Redis that has one by --redis URL"),
         (("--redis", "redis://127.0.0.1:1/0"), "no Redis at redis://127.0.0.1:1/0"),
         (("--log-level", "loud"), "choose one of"),
     ],

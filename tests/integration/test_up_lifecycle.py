@@ -1,5 +1,6 @@
 """`forebay up` from start to end: what it prints, what it survives, what it leaves."""
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from support.platform import FOREBAY, Platform, alive, kill, running_platform
 from support.waiting import wait_until
@@ -136,6 +138,17 @@ def test_a_second_ctrl_c_hurries(own_platform: Platform) -> None:
 
     gone(processes)
     call.wait(10)
+
+
+def test_durability_fsync_has_everything_on_the_disk_before_it_is_accepted() -> None:
+    with running_platform("--durability", "fsync") as platform:
+        document = json.loads((run_dir(platform) / "gateway.json").read_bytes())
+        assert document["durability"] == "fsync"
+        redis = Redis(unix_socket_path=document["redis"]["unix_socket"], password=document["redis"]["password"])
+        assert redis.config_get("appendfsync") == {"appendfsync": "always"}
+        redis.close()
+        platform.create("kept", "def handler(event, context): pass")
+        assert platform.invoke("kept", InvocationType="Event")[1]["StatusCode"] == 202
 
 
 def test_an_external_redis_serves_as_well(valkey_server: dict[str, Any]) -> None:

@@ -17,10 +17,14 @@ from forebay_common.record import KIND_ASYNC, KIND_SYNC, Invocation
 from forebay_common.redis_client import command
 from forebay_common.spec import FunctionSpec, ScaleSpec
 from forebay_controller.controller import Controller, ControllerSettings
+from forebay_controller.destinations.targets import Outgoing
 from forebay_controller.interfaces import ExitReport, FunctionStatus, RunningInstance
+from forebay_controller.outbound import Outbound
+from forebay_controller.outbound_rules import OutboundRules
 from support.waiting import wait_until_async
 
 REPLIES = "reply:test"
+SIGNING_KEY = b"s" * 32
 
 
 class ScriptedSource:
@@ -123,6 +127,7 @@ class Rig:
     redis: Redis
     prefix: str
     settings: ControllerSettings = field(default_factory=ControllerSettings)
+    outbound_rules: OutboundRules = field(default_factory=OutboundRules)
 
     def __post_init__(self) -> None:
         self.platform = PlatformKeys(self.prefix)
@@ -132,7 +137,8 @@ class Rig:
         self._created: dict[str, FunctionSpec] = {}
 
     def new_controller(self) -> Controller:
-        return Controller(self.redis, self.platform, self.source, self.backend, settings=self.settings)
+        outgoing = Outgoing("us-east-1", "000000000000", SIGNING_KEY, lambda: Outbound(self.outbound_rules))
+        return Controller(self.redis, self.platform, self.source, self.backend, outgoing, settings=self.settings)
 
     async def close(self) -> None:
         """Stop, and remove what functions leave."""

@@ -22,6 +22,7 @@ from forebay_common import names
 from forebay_common.frames import ReplyFrame
 from forebay_common.function_table import publish_entry, remove_entry
 from forebay_common.keys import GROUP, RECORD_FIELD, PlatformKeys
+from forebay_common.once import settle
 from forebay_common.queue import VersionQueue, create_queues, delete_function_keys
 from forebay_common.record import KIND_SYNC, Invocation
 from forebay_common.redis_client import command
@@ -33,6 +34,8 @@ Answer = Callable[[Invocation], Sequence[ReplyFrame]]
 """What an instance replies to a call; nothing when it stays silent."""
 
 AUTHORIZATION = {"authorization": "test"}
+START_MAX_S = 60
+"""It imports a second's worth of modules, which takes long where many tests run beside it."""
 
 
 class GatewayProcess:
@@ -64,7 +67,8 @@ class GatewayProcess:
         command_line = [sys.executable, "-m", "forebay_gateway", "--config", str(self._config)]
         with self.log.open("ab") as sink:
             self.process = subprocess.Popen(command_line, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
-        wait_until(lambda: self._answers("/readyz" if ready else "/healthz"), "the gateway is up")
+        path = "/readyz" if ready else "/healthz"
+        wait_until(lambda: self._answers(path), "the gateway is up", START_MAX_S, every_s=0.05)
 
     def wait_ready(self) -> None:
         """Return once it reaches Redis and knows the functions."""
@@ -167,6 +171,13 @@ class Deployed:
         """An instance that answers its calls for the length of a block."""
         return FakeInstance(self.redis, self.platform, self.queue, answer).running()
 
+    async def answer(self, entry_id: bytes, payload: bytes) -> None:
+        """Answer a sync call that the test has leased."""
+        ((_, fields),) = await command(self.redis, "XRANGE", self.queue.sync, entry_id, entry_id)
+        record = Invocation.decode(fields[RECORD_FIELD.encode()])
+        frame = ReplyFrame(token=record.reply_token, payload=payload)
+        await finish(self.redis, self.platform, self.queue, entry_id, record, [frame])
+
     async def length(self) -> int:
         """Sync calls in its queue."""
         found: int = await command(self.redis, "XLEN", self.queue.sync)
@@ -244,10 +255,25 @@ class FakeInstance:
         body = f"{self._queue.keys.base}:{record.claim}"
         if record.claim:
             record.payload = await command(self._redis, "GET", body)
-        frames = [frame.encode() for frame in self.answer(record)]
-        if record.kind == KIND_SYNC and frames:
-            await command(self._redis, "RPUSH", f"{self._platform.prefix}:{record.reply_address}", *frames)
-        await command(self._redis, "XACK", stream, GROUP, entry_id)
-        await command(self._redis, "XDEL", stream, entry_id)
+        await finish(self._redis, self._platform, self._queue, entry_id, record, self.answer(record))
         if record.claim:
             await command(self._redis, "UNLINK", body)
+
+
+async def finish(
+    redis: Redis,
+    platform: PlatformKeys,
+    queue: VersionQueue,
+    entry_id: bytes,
+    record: Invocation,
+    frames: Sequence[ReplyFrame],
+) -> None:
+    """End a leased call as an instance does: what a repeat of it finds, the reply, the acknowledgement."""
+    if record.kind == KIND_SYNC and frames:
+        encoded = [frame.encode() for frame in frames]
+        for parts in settle(queue.keys, record, encoded[-1], ran=True):
+            await command(redis, *parts)
+        await command(redis, "RPUSH", f"{platform.prefix}:{record.reply_address}", *encoded)
+    stream = queue.sync if record.kind == KIND_SYNC else queue.async_
+    await command(redis, "XACK", stream, GROUP, entry_id)
+    await command(redis, "XDEL", stream, entry_id)

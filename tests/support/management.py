@@ -22,9 +22,10 @@ from forebay_controller.authenticator import Authenticator
 from forebay_controller.code_store import CodeStore
 from forebay_controller.interfaces import FunctionStatus
 from forebay_controller.log_reader import LogFiles
-from forebay_controller.management import ManagementSettings, Place
+from forebay_controller.management import ManagementSettings, Place, Queues
 from forebay_controller.registry import Registry
 
+SIGNING_KEY = b"k" * 32
 ROLE = "arn:aws:iam::000000000000:role/any"
 
 
@@ -107,8 +108,8 @@ async def management(
     registry = Registry(redis, platform, code, Place())
     await registry.load()
     scaling = ScalingStandIn(registry)
-    settings = ManagementSettings(logs=LogFiles(folder / "logs"), runtime_warning=warning)
-    app = create_app(registry, scaling, settings, authenticator)
+    settings = ManagementSettings(logs=LogFiles(folder / "logs"), runtime_warning=warning, signing_key=SIGNING_KEY)
+    app = create_app(registry, scaling, Queues(redis, platform), settings, authenticator)
     try:
         async with serving(app) as url:
             yield Management(url, redis, platform, registry, code, scaling, lambda_client(url), folder / "logs")

@@ -6,12 +6,13 @@ from uuid import uuid4
 from redis.asyncio import Redis
 
 from forebay_common.keys import FunctionKeys, PlatformKeys
+from forebay_common.names import id_prefix
 from forebay_common.spec import FunctionSpec
 from forebay_controller import registry_rules as rules
 from forebay_controller import settings_rules
 from forebay_controller.code_package import CodePackage
 from forebay_controller.code_store import CodeStore
-from forebay_controller.management import VISIBLE_S, Decision, Place, Retire, StoreError
+from forebay_controller.management import VISIBLE_S, Decision, Place, Queues, Retire, StoreError
 
 
 class MemoryFunctions:
@@ -28,6 +29,9 @@ class MemoryFunctions:
 
     def by_name(self) -> list[FunctionSpec]:
         return sorted(self.specs.values(), key=lambda spec: spec.name)
+
+    def by_id_prefix(self, prefix: bytes) -> list[FunctionSpec]:
+        return [spec for spec in self.specs.values() if id_prefix(spec.uid) == prefix]
 
     def keys(self, spec: FunctionSpec) -> FunctionKeys:
         return PlatformKeys("memory").function(spec.namespace, spec.name, spec.uid)
@@ -65,6 +69,7 @@ class MemoryStore:
     namespaces_served = "team-a and team-b"
 
     def __init__(self, redis: Redis) -> None:
+        self.queues = Queues(redis, PlatformKeys("memory"))
         code = CodeStore(redis)
         self.namespaces = {name: MemoryFunctions(name, code) for name in ("team-a", "team-b")}
         self.blobs: dict[str, CodePackage] = {}

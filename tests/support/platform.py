@@ -54,6 +54,7 @@ class Platform:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.program: tuple[str, ...] = (FOREBAY,)
+        self.ready_timeout_s = READY_TIMEOUT_S
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self.output = data_dir.with_suffix(".out")
@@ -67,7 +68,7 @@ class Platform:
 
     def wait_ready(self) -> None:
         """Return once gateway and controller answer, at the start or after one was killed."""
-        wait_until(self._ready, "forebay up is ready", READY_TIMEOUT_S)
+        wait_until(self._ready, "forebay up is ready", self.ready_timeout_s)
 
     def _ready(self) -> bool:
         assert self._process is not None

@@ -2,15 +2,15 @@
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from forebay_common import scripts
+from forebay_common import limits, scripts
 from forebay_common.frames import ReplyFrame
 from forebay_common.keys import GROUP, RECORD_FIELD, PlatformKeys
 from forebay_common.queue import VersionQueue
-from forebay_common.record import KIND_ASYNC, KIND_SYNC, Invocation
+from forebay_common.record import IDEMPOTENCY, KIND_ASYNC, KIND_SYNC, TAG_IDEMPOTENCY, Invocation
 from forebay_common.redis_client import command, run
 
 PROCESS = "gateway-1"
@@ -37,10 +37,36 @@ def event(payload: bytes | None = b'{"n": 1}', **changes: Any) -> Invocation:
 
 
 async def append(redis: Redis, queue: VersionQueue, record: Invocation) -> bytes:
-    """Append a record to the stream of its kind; gives the entry id."""
-    stream = queue.sync if record.kind == KIND_SYNC else queue.async_
-    entry_id: bytes = await command(redis, "XADD", stream, "NOMKSTREAM", "*", RECORD_FIELD, record.encode())
+    """Put a record into the stream of its kind, as a gateway does; gives the entry id."""
+    if record.kind == KIND_ASYNC:
+        assert await accept(redis, queue, record) == [0, record.invocation_id]
+        place: bytes = await command(redis, "HGET", queue.live, record.invocation_id)
+        return place
+    entry_id: bytes = await command(redis, "XADD", queue.sync, "NOMKSTREAM", "*", RECORD_FIELD, record.encode())
     return entry_id
+
+
+async def accept(
+    redis: Redis, queue: VersionQueue, record: Invocation, *, delay_ms: int = 0, once: Sequence[bytes | int] = ()
+) -> Any:
+    """Accept an event as a gateway does; `once`: hash of its idempotency key, hash of the payload, retention in s."""
+    keys = [queue.async_, queue.live, queue.delayed, queue.groups, queue.group(record.group_hash)]
+    arguments: list[bytes | int] = [record.encode(), record.invocation_id, delay_ms, record.group_hash]
+    if once:
+        key_hash, *rest = once
+        assert isinstance(key_hash, bytes)
+        keys.append(queue.keys.once(key_hash))
+        arguments += rest
+    return await run(redis, scripts.ACCEPT_ASYNC, keys, arguments)
+
+
+async def accept_once(
+    redis: Redis, queue: VersionQueue, record: Invocation, key_hash: bytes, payload_hash: bytes, retention_s: int = 60
+) -> Any:
+    """Accept a sync call with an idempotency key as a gateway does."""
+    record.optional[TAG_IDEMPOTENCY] = IDEMPOTENCY.pack(key_hash, payload_hash, retention_s)
+    arguments = (record.encode(), payload_hash, record.invocation_id, retention_s)
+    return await run(redis, scripts.ACCEPT_ONCE, (queue.sync, queue.keys.once(key_hash)), arguments)
 
 
 async def lease(redis: Redis, stream: str, consumer: str, count: int = 1) -> list[bytes]:
@@ -98,9 +124,73 @@ async def finish_async(
     *,
     delay_ms: int = 0,
     reason: str = "",
+    frame: bytes = b"",
+    group: bytes = b"",
     body: Sequence[str] = (),
 ) -> int:
     """Finish an event as the instance `consumer`."""
-    keys = (queue.async_, queue.delayed, queue.dead, *body)
-    finished: int = await run(redis, scripts.FINISH_ASYNC, keys, (entry_id, consumer, outcome, delay_ms, reason))
+    keys = (*queue.ending(group), *body)
+    arguments = (entry_id, consumer, outcome, delay_ms, reason, frame, group)
+    finished: int = await run(redis, scripts.FINISH_ASYNC, keys, arguments)
     return finished
+
+
+async def length(redis: Redis, queue: VersionQueue) -> tuple[int, int, int, int]:
+    """Entries in the sync and async streams, the delayed set and the dead letters."""
+    return (
+        await command(redis, "XLEN", queue.sync),
+        await command(redis, "XLEN", queue.async_),
+        await command(redis, "ZCARD", queue.delayed),
+        await command(redis, "XLEN", queue.dead),
+    )
+
+
+async def delayed(redis: Redis, queue: VersionQueue) -> list[tuple[Invocation, float]]:
+    """The delayed events and when each is due, soonest first."""
+    members = cast("list[tuple[bytes, float]]", await redis.zrange(queue.delayed, 0, -1, withscores=True))
+    found = []
+    for ident, due in members:
+        waiting: bytes = await command(redis, "HGET", queue.live, ident)
+        assert waiting.startswith(b"d")
+        found.append((Invocation.decode(waiting[1:]), due))
+    return found
+
+
+async def make_due(redis: Redis, queue: VersionQueue) -> None:
+    """Let the time pass until every delayed event is due."""
+    for ident in await command(redis, "ZRANGE", queue.delayed, 0, -1):
+        await command(redis, "ZADD", queue.delayed, "XX", 1, ident)
+
+
+async def waiting(redis: Redis, queue: VersionQueue, group_hash: bytes) -> list[Invocation]:
+    """The events of a group that wait for their turn, the next one first."""
+    found = []
+    for ident in await command(redis, "LRANGE", queue.group(group_hash), 0, -1):
+        place: bytes = await command(redis, "HGET", queue.live, ident)
+        assert place.startswith(b"g")
+        found.append(Invocation.decode(place[1:]))
+    return found
+
+
+async def dead(redis: Redis, queue: VersionQueue) -> list[tuple[Invocation, str]]:
+    """The dead letters with their reasons, oldest first."""
+    entries = await command(redis, "XRANGE", queue.dead, "-", "+")
+    return [(Invocation.decode(fields[RECORD_FIELD.encode()]), fields[b"reason"].decode()) for _, fields in entries]
+
+
+async def keys_of(redis: Redis, queue: VersionQueue) -> list[str]:
+    """All keys under the function's tag."""
+    return sorted([key.decode() async for key in redis.scan_iter(match=f"{queue.keys.base}:*", count=1000)])
+
+
+def accepted(entry_id: bytes) -> int:
+    """The time in an entry's id, in ms."""
+    return int(entry_id.split(b"-")[0])
+
+
+async def body_of(redis: Redis, queue: VersionQueue, record: Invocation) -> str:
+    """A claimed payload as a gateway writes it."""
+    record.payload, record.claim = None, f"body:{record.invocation_id.hex()}"
+    key = queue.keys.body(record.invocation_id.hex())
+    await command(redis, "SET", key, b"x" * 1000, "EX", limits.CLAIM_TTL_S)
+    return key

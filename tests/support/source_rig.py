@@ -16,11 +16,11 @@ from forebay_controller.cluster.code_source import CodeReader
 from forebay_controller.cluster.config import ClusterConfig, RuntimeImage
 from forebay_controller.cluster.function_source import FunctionSource
 from forebay_controller.cluster.informer import Informer
-from forebay_controller.cluster.outbound import Outbound
-from forebay_controller.cluster.outbound_rules import OutboundRules
 from forebay_controller.cluster.resources_store import ResourceStore
 from forebay_controller.code_store import CodeStore
 from forebay_controller.interfaces import FunctionStatus
+from forebay_controller.outbound import Outbound
+from forebay_controller.outbound_rules import OutboundRules
 from support.controller_rig import until
 from support.function_objects import function_object
 from support.scripted_api_server import ScriptedApiServer

@@ -10,7 +10,7 @@ import yaml
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from forebay_common import __version__
+from forebay_common import __version__, limits
 from forebay_common.acl import gateway_acl
 from forebay_controller.cluster.process_endpoints import ProcessMetrics
 from forebay_controller.metrics import Metrics
@@ -46,6 +46,13 @@ def test_a_comments_schema_members_go_over_what_the_default_shows() -> None:
 
 def test_the_chart_is_of_the_platforms_version() -> None:
     assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == __version__
+
+
+def test_dead_letters_that_are_about_to_be_dropped_raise_an_alert_before() -> None:
+    alerts = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["alerts"]
+    (full,) = [alert for alert in alerts if alert["alert"] == "ForebayDeadLettersFull"]
+    assert int(full["expr"].rpartition(" ")[2]) < limits.DEAD_LETTERS_MAX
+    assert f"above {limits.DEAD_LETTERS_MAX} the oldest go" in full["annotations"]["description"]
 
 
 def expressions() -> Iterator[str]:

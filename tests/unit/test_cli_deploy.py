@@ -36,6 +36,26 @@ def test_every_option_finds_its_member() -> None:
     assert (document["auth"], document["egress"]) == ("none", "cluster")
 
 
+def test_async_options_find_their_members() -> None:
+    options = DeployOptions(
+        max_retries=0, max_age_s=60, retry_delays_s=(1.0, 2.0), on_success="function:other", on_failure="https://a/b"
+    )
+
+    assert put_document(None, options) == {
+        "async": {
+            "max_retries": 0,
+            "max_age_s": 60,
+            "retry_delays_s": [1.0, 2.0],
+            "on_success": "function:other",
+            "on_failure": "https://a/b",
+        }
+    }
+
+
+def test_none_takes_a_destination_away() -> None:
+    assert put_document(None, DeployOptions(on_failure="none")) == {"async": {"on_failure": None}}
+
+
 def test_an_image_takes_the_place_of_code() -> None:
     assert put_document(None, DeployOptions(image="app:1")) == {"image": {"uri": "app:1"}}
 

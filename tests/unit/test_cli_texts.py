@@ -79,13 +79,13 @@ def test_error_answers_in_words(status: int, body: bytes, text: str) -> None:
 
 def test_a_status_row_has_a_cell_for_each_column() -> None:
     status = {
-        "queued": 3, "in_flight": 2, "reason": "a burst",
+        "queued": 3, "in_flight": 2, "dead_letters": 4, "reason": "a burst",
         "instances": {"starting": 1, "idle": 0, "busy": 2, "draining": 0},
     }  # fmt: skip
 
     assert dict(zip(COLUMNS, row("f", status), strict=True)) == {
         "FUNCTION": "f", "QUEUED": "3", "IN FLIGHT": "2", "STARTING": "1", "IDLE": "0", "BUSY": "2", "DRAINING": "0",
-        "REASON": "a burst",
+        "DEAD": "4", "REASON": "a burst",
     }  # fmt: skip
 
 

@@ -3,18 +3,26 @@ from pathlib import Path
 
 import pytest
 
-from forebay_cli.embedded_valkey import RedisAddress, configuration, parse_redis_url, server_version
+from forebay_cli import defaults
+from forebay_cli.embedded_valkey import configuration, parse_redis_url, server_version
 from forebay_cli.errors import UserError
 from forebay_cli.up_options import (
+    FSYNC,
+    PROCESS,
+    REPLICA,
     UpOptions,
     check_address,
+    check_durability,
     check_log_level,
     gateway_allowed_hosts,
     parse_auth,
+    parse_outbound_allow,
     parse_retry_delays,
     reachable_address,
     url_host,
 )
+from forebay_common.redis_settings import RedisSettings
+from forebay_gateway.durability import DURABILITIES
 
 
 @pytest.mark.parametrize(("text", "delays"), [("60,120", (60, 120)), ("0.5", (0.5,)), (" 1, 2 ", (1, 2))])
@@ -26,6 +34,36 @@ def test_retry_delays(text: str, delays: tuple[float, ...]) -> None:
 def test_retry_delays_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="seconds before each retry"):
         parse_retry_delays(text)
+
+
+def test_a_refusal_names_the_option_that_was_used() -> None:
+    with pytest.raises(UserError, match=r"^--async-retry-delays 'x'"):
+        parse_retry_delays("x")
+    with pytest.raises(UserError, match=r"^--retry-delays 'x'"):
+        parse_retry_delays("x", "--retry-delays")
+
+
+@pytest.mark.parametrize("entry", ["127.0.0.1", "::1", "10.0.0.0/8", "fd00::/8", "hooks.internal", "localhost"])
+def test_hosts_addresses_and_networks_may_be_posted_to(entry: str) -> None:
+    assert parse_outbound_allow([entry]) == (entry,)
+
+
+@pytest.mark.parametrize("entry", ["", "10.0.0.1/8", "10.0.0.0/33", "http://x", "x:80", "a b", "-x"])
+def test_what_is_none_of_them_is_refused(entry: str) -> None:
+    with pytest.raises(UserError, match="a host name, an address or a network"):
+        parse_outbound_allow(["127.0.0.1", entry])
+
+
+def test_an_embedded_valkey_has_no_replica() -> None:
+    assert check_durability("replica", embedded=False) == "replica"
+    assert check_durability("fsync", embedded=True) == "fsync"
+    with pytest.raises(UserError, match="no replica"):
+        check_durability("replica", embedded=True)
+
+
+def test_gateways_know_each_durability() -> None:
+    assert {PROCESS, FSYNC, REPLICA} == set(DURABILITIES)
+    assert {PROCESS} == {defaults.DURABILITY}
 
 
 def test_log_levels_are_known_ones() -> None:
@@ -113,13 +151,16 @@ def test_the_host_listened_on_may_be_named_in_requests() -> None:
 @pytest.mark.parametrize(
     ("url", "address"),
     [
-        ("redis://cache", RedisAddress(host="cache", port=6379)),
-        ("redis://u:p%40ss@cache:7000/3", RedisAddress(None, "cache", 7000, False, "u", "p@ss", 3)),
-        ("rediss://:secret@cache", RedisAddress(None, "cache", 6379, True, None, "secret", 0)),
-        ("unix:///run/redis.sock?db=2", RedisAddress(unix_socket="/run/redis.sock", db=2)),
+        ("redis://cache", RedisSettings(host="cache", port=6379)),
+        (
+            "redis://u:p%40ss@cache:7000/3",
+            RedisSettings(None, "cache", 7000, username="u", password="p@ss", db=3),
+        ),
+        ("rediss://:secret@cache", RedisSettings(None, "cache", 6379, tls=True, password="secret")),
+        ("unix:///run/redis.sock?db=2", RedisSettings(unix_socket="/run/redis.sock", db=2)),
     ],
 )
-def test_redis_urls(url: str, address: RedisAddress) -> None:
+def test_redis_urls(url: str, address: RedisSettings) -> None:
     assert parse_redis_url(url) == address
 
 
@@ -143,3 +184,9 @@ def test_the_embedded_valkey_is_closed_to_the_network_and_keeps_what_it_acknowle
 
     assert {"port 0", "unixsocketperm 700", "requirepass secret", "appendonly yes", "appendfsync everysec"} < set(lines)
     assert "maxmemory-policy noeviction" in lines
+
+
+def test_the_embedded_valkey_has_it_on_the_disk_first_where_that_is_asked_for() -> None:
+    lines = configuration(Path("/r/valkey.sock"), "secret", Path("/d/valkey"), fsync=True).splitlines()
+
+    assert [line for line in lines if line.startswith("appendfsync")] == ["appendfsync always"]

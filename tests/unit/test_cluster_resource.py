@@ -30,7 +30,14 @@ def test_what_is_not_set_has_the_platforms_defaults() -> None:
 
 def test_every_setting_is_read() -> None:
     secret = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "tokens", "key": "a"}}}
-    keywords: dict[str, Any] = {"async": {"maxRetryAttempts": 0, "maxEventAgeSeconds": 60}, "lambda": {"Role": "r"}}
+    async_: dict[str, Any] = {
+        "maxRetryAttempts": 0,
+        "maxEventAgeSeconds": 60,
+        "retryDelaysSeconds": [1, 2.5],
+        "onSuccess": {"function": "other"},
+        "onFailure": {"url": "https://a.example/b"},
+    }
+    keywords: dict[str, Any] = {"async": async_, "lambda": {"Role": "r"}}
     spec = read(
         image_object(
             functionName="Hello_1",
@@ -51,7 +58,7 @@ def test_every_setting_is_read() -> None:
     assert (spec.name, spec.runtime, spec.handler, spec.timeout_s, spec.memory_mb) == ("Hello_1", "", "", 9, 2048)
     assert spec.env == {"GREETING": "hi", "EMPTY": ""}
     assert spec.scale == ScaleSpec(1, 3, 1, 0.5)
-    assert spec.async_ == AsyncSpec(0, 60)
+    assert spec.async_ == AsyncSpec(0, 60, (1.0, 2.5), "function:other", "https://a.example/b")
     assert (spec.auth, spec.allowed_origins, spec.aws) == ("none", ("*",), {"Role": "r"})
     assert spec.pod == PodSpec(
         resource_name="hello",
@@ -206,6 +213,7 @@ def test_it_was_modified_last_when_a_user_changed_it() -> None:
         {"runtime": "python3.12"},
         {"scale": ScaleSpec(concurrency=2)},
         {"async_": AsyncSpec(max_retries=0)},
+        {"async_": AsyncSpec(retry_delays_s=(60.0,))},
         {"pod": PodSpec(image="a")},
         {"pod": PodSpec(command=("a",))},
         {"pod": PodSpec(args=("a",))},
@@ -229,6 +237,8 @@ def test_the_settings_hash_tells_when_instances_must_be_replaced(changes: dict[s
         {"allowed_origins": ("*",)},
         {"auth": "none"},
         {"async_": AsyncSpec(max_age_s=60)},
+        {"async_": AsyncSpec(max_retries=2)},
+        {"async_": AsyncSpec(on_success="function:other", on_failure="stream:a")},
         {"revision": 7, "state": "Failed", "warning": "x"},
     ],
 )
@@ -239,6 +249,22 @@ def test_the_settings_hash_stays_for_the_rest(changes: dict[str, Any]) -> None:
 def test_the_settings_hash_is_what_earlier_releases_wrote() -> None:
     # Another value would replace every pod when the platform is upgraded.
     assert settings_hash(SPEC) == "6f7900cfe5c1e60e"
+
+
+def with_async(**members: Any) -> dict[str, Any]:
+    item = function_object()
+    item["spec"]["async"] = members
+    return item
+
+
+def test_a_retry_delay_has_one_hash_however_it_is_written() -> None:
+    whole, decimal = (with_async(retryDelaysSeconds=[delay]) for delay in (60, 60.0))
+    assert settings_hash(read(whole).spec) == settings_hash(read(decimal).spec)
+
+
+def test_a_function_that_is_its_own_destination_cannot_work() -> None:
+    item = with_async(onFailure={"function": "hello"})
+    assert read(item).problem == "async.on_failure: You can't specify the function as a destination for itself."
 
 
 def test_scaling_and_who_may_call_keep_the_revision() -> None:

@@ -92,7 +92,9 @@ def test_a_condition_keeps_the_moment_of_its_last_change() -> None:
 
 def test_calls_that_come_and_go_change_figures_only() -> None:
     idle = build(facts(observed=FunctionStatus(capacity=2, idle=2)), {}, NOW)
-    busy = build(facts(observed=FunctionStatus(capacity=2, idle=1, busy=1, queued=4, in_flight=1)), idle, NOW)
+    busy = build(
+        facts(observed=FunctionStatus(capacity=2, idle=1, busy=1, queued=4, in_flight=1, dead_letters=3)), idle, NOW
+    )
     assert figures_only(difference(idle, busy))
     more = build(facts(observed=FunctionStatus(capacity=3, idle=2, starting=1)), idle, NOW)
     assert not figures_only(difference(idle, more))
@@ -171,7 +173,7 @@ def test_a_bound_that_holds_calls_back_is_no_illness() -> None:
     "observed",
     [
         FunctionStatus(),
-        FunctionStatus(capacity=4, starting=1, idle=2, busy=1, draining=3, queued=7, in_flight=1),
+        FunctionStatus(capacity=4, starting=1, idle=2, busy=1, draining=3, queued=7, in_flight=1, dead_letters=9),
         replace(FAILING, reason=FAILING.cannot_start),
         FunctionStatus(reason="calls wait: the platform runs as many instances as it may", held_back=True),
         FunctionStatus(capacity=1, idle=1, reason="an instance did not start: no room"),

@@ -27,6 +27,15 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )
+destinations = st.sampled_from(["", "function:other", "stream:a.b", "https://a.example/b", "http://[::1]:8/"])
+async_settings = st.builds(
+    AsyncSpec,
+    st.none() | st.integers(0, 2),
+    st.none() | st.integers(60, 99),
+    st.lists(st.sampled_from([0.0, 0.5, 60.0]), max_size=2).map(tuple),
+    destinations,
+    destinations,
+)
 references = st.builds(
     lambda name, kind: {"name": name, "valueFrom": {kind: {"name": "there", "key": "a"}}},
     variable_names,
@@ -64,7 +73,7 @@ def specs(draw: st.DrawFn) -> FunctionSpec:
         memory_mb=draw(st.integers(128, 10_240)),
         env=env,
         scale=ScaleSpec(draw(st.integers(0, 9)), draw(st.integers(9, 20)), 1, draw(st.sampled_from([0, 0.5, 60, 90]))),
-        async_=AsyncSpec(draw(st.none() | st.integers(0, 2)), draw(st.none() | st.integers(60, 99))),
+        async_=draw(async_settings),
         allowed_origins=tuple(draw(st.lists(st.sampled_from(["*", "https://a.example"]), unique=True))),
         auth=draw(st.sampled_from(["key", "none"])),
         pod=pod,

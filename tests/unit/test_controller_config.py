@@ -25,10 +25,13 @@ def test_defaults_are_lambdas_and_members_of_other_processes_are_ignored() -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"redis": {}}, "unix_socket or host"),
+        ({"redis": {}}, "one of unix_socket, host and nodes"),
         ({"retry_delays_s": []}, "retry_delays_s"),
         ({"retry_delays_s": [-1]}, "retry_delays_s"),
         ({"instances_max": 0}, "instances_max"),
+        ({"result_retention_s": 59}, "result_retention_s"),
+        ({"result_retention_s": 1_209_601}, "result_retention_s"),
+        ({"result_retention_s": "3600"}, "result_retention_s"),
         ({"auth": "maybe"}, "auth is required or off"),
     ],
 )

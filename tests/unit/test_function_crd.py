@@ -4,14 +4,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from forebay_common import limits
 from forebay_common.spec import AsyncSpec, FunctionSpec, PodSpec, ScaleSpec
-from forebay_controller import settings_rules
+from forebay_controller import destination_text, settings_rules
 from forebay_controller.cluster import resource
 from forebay_controller.environment import RESERVED
-from support.function_crd import definition, fields, schema, version
+from support.function_crd import definition, fields, schema, version, violations
 
 REPOSITORY = Path(__file__).parents[2]
 SPEC = schema()["properties"]["spec"]["properties"]
@@ -69,11 +70,61 @@ def test_bounds_are_the_platforms() -> None:
     async_ = SPEC["async"]["properties"]
     assert bounds(async_["maxRetryAttempts"]) == (0, settings_rules.ASYNC_RETRIES_MAX)
     assert bounds(async_["maxEventAgeSeconds"]) == (settings_rules.ASYNC_AGE_MIN_S, limits.ASYNC_AGE_MAX_S)
+    delays = async_["retryDelaysSeconds"]
+    assert (delays["minItems"], delays["maxItems"]) == (1, settings_rules.RETRY_DELAYS_MAX)
+    assert bounds(delays["items"]) == (0, limits.ASYNC_AGE_MAX_S)
     assert SPEC["functionName"]["maxLength"] == limits.NAME_MAX_CHARS
     assert SPEC["handler"]["maxLength"] == settings_rules.HANDLER_MAX_CHARS
     assert SPEC["invoke"]["properties"]["allowedOrigins"]["maxItems"] == settings_rules.ORIGINS_MAX
     (memory,) = SPEC["memory"]["x-kubernetes-validations"]
     assert re.findall(r"(\d+)Mi", memory["rule"]) == [str(limits.MEMORY_MIN_MB), str(limits.MEMORY_MAX_MB)]
+
+
+@pytest.mark.parametrize("side", ["onSuccess", "onFailure"])
+def test_destinations_are_the_platforms(side: str) -> None:
+    members = SPEC["async"]["properties"][side]["properties"]
+    assert {name: (node["maxLength"], node["pattern"]) for name, node in members.items()} == {
+        "function": (limits.NAME_MAX_CHARS, f"^{destination_text.FUNCTION_PATTERN}$"),
+        "stream": (limits.NAME_MAX_CHARS, f"^{destination_text.STREAM_PATTERN}$"),
+        "url": (limits.DESTINATION_URL_MAX_CHARS, f"^{destination_text.URL_PATTERN}$"),
+    }
+    (rule,) = SPEC["async"]["properties"][side]["x-kubernetes-validations"]
+    assert "exactly one of function, stream and url" in rule["message"]
+
+
+@pytest.mark.parametrize(
+    ("async_", "refused"),
+    [
+        ({}, []),
+        ({"maxRetryAttempts": 0, "maxEventAgeSeconds": 21_600, "retryDelaysSeconds": [0.5, 21_600]}, []),
+        ({"onSuccess": {"function": "My_Function"}, "onFailure": {"url": "https://a.example:8443/b?c=d"}}, []),
+        ({"onFailure": {"stream": "team.failures"}}, []),
+        ({"maxRetryAttempts": 3}, [".maxRetryAttempts"]),
+        ({"maxRetryAttempts": 1.5}, [".maxRetryAttempts"]),
+        ({"maxEventAgeSeconds": 59}, [".maxEventAgeSeconds"]),
+        ({"retryDelaysSeconds": []}, [".retryDelaysSeconds"]),
+        ({"retryDelaysSeconds": [1, 2, 3]}, [".retryDelaysSeconds"]),
+        ({"retryDelaysSeconds": [-1]}, [".retryDelaysSeconds[0]"]),
+        ({"retryDelaysSeconds": [1, "2"]}, [".retryDelaysSeconds[1]"]),
+        ({"onSuccess": {"queue": "a"}}, [".onSuccess.queue"]),
+        ({"onSuccess": "function:a"}, [".onSuccess"]),
+        ({"onSuccess": {"function": "a:1"}}, [".onSuccess.function"]),
+        ({"onFailure": {"stream": ""}}, [".onFailure.stream"]),
+        ({"onFailure": {"stream": "a" * 65}}, [".onFailure.stream"]),
+        ({"onFailure": {"url": "ftp://a"}}, [".onFailure.url"]),
+        ({"onFailure": {"url": "https://user:secret@a/"}}, [".onFailure.url"]),
+        ({"onFailure": {"url": "https://a/" + "b" * 2_039}}, [".onFailure.url"]),
+        ({"retries": 1}, [".retries"]),
+    ],
+)
+def test_async_settings_that_the_schema_takes_and_refuses(async_: dict[str, Any], refused: list[str]) -> None:
+    assert list(violations(async_, SPEC["async"])) == refused
+
+
+def test_rules_write_fields_with_a_reserved_name_as_the_api_server_wants_them() -> None:
+    # Kubernetes, "Common Expression Language": such a field is `__NAME__` in a rule, or the definition is refused.
+    reserved = r"\.(as|break|const|continue|else|for|function|if|import|in|let|loop|namespace|package|return)\b"
+    assert [rule["rule"] for rule in rules_below(schema()) if re.search(reserved, rule["rule"])] == []
 
 
 def test_reserved_variables_are_the_platforms() -> None:

@@ -9,6 +9,7 @@ from forebay_controller.autoscale import Fleet
 from forebay_controller.instances import (
     Instance,
     State,
+    after_absence,
     came_up_after_drain,
     fleet,
     held_up,
@@ -122,6 +123,21 @@ def test_an_older_instance_takes_calls_until_it_says_itself_that_it_does_not() -
 )
 def test_overdue(instance: Instance, now_s: float, kill: bool) -> None:  # noqa: FBT001 - a table's column
     assert bool(overdue(instance, timeout_s=3.0, now_s=now_s)) is kill
+
+
+@pytest.mark.parametrize(
+    "before",
+    [READY, replace(READY, state=State.BUSY), replace(READY, state=State.DRAINING, drain_s=101.0), STARTED],
+)
+def test_the_time_in_which_redis_was_away_is_not_held_against_an_instance(before: Instance) -> None:
+    back = after_absence(before, gap_s=900.0, now_s=1_001.0)
+
+    at_once = observed(back, None, 0, 1_001.0)
+    assert at_once.state is before.state
+    assert overdue(at_once, 3.0, 1_001.0) == ""
+    later = observed(at_once, None, 0, 1_300.0)
+    assert overdue(later, 3.0, 1_300.0) != "", "it has had its time since"
+    assert observed(at_once, InstanceReport("ready"), 0, 1_001.5).seen_s == 1_001.5
 
 
 HELD_UP = replace(STARTED, held_up="no node has room for it")

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from forebay_common import frames, record, tlv
 from forebay_common.frames import ReplyFrame
-from forebay_common.names import REFERENCE_MAX_CHARS, function_arn, parse_reference
-from forebay_common.record import FIRST_ACCEPTED_OFFSET, HEADER, WAIT_OFFSET, Invocation
+from forebay_common.names import REFERENCE_MAX_CHARS, function_arn, id_prefix, parse_reference
+from forebay_common.record import FIRST_ACCEPTED_OFFSET, HEADER, INVOCATION_ID_OFFSET, WAIT_OFFSET, Invocation
 from forebay_common.tlv import CodecError
 
 U32 = st.integers(0, 2**32 - 1)
@@ -36,6 +36,7 @@ invocations = st.builds(
     reply_address=TEXT,
     arn=TEXT,
     client_context=st.binary(max_size=64),
+    group_hash=st.one_of(st.just(b""), TOKEN),
     optional=st.dictionaries(st.integers(tlv.OPTIONAL, 0xFF), st.binary(max_size=32), max_size=3),
 )
 reply_frames = st.builds(
@@ -122,6 +123,7 @@ def test_fields_of_another_release_version_kind_token_length_repetition_and_text
         (b"\x02" + good[1:], "version 2"),
         (good[:1] + b"\x09" + good[2:], "kind 9"),
         (head + tlv.pack_field(record.TAG_REPLY_TOKEN, b"short"), "16 bytes"),
+        (head + tlv.pack_field(record.TAG_GROUP_HASH, b"short"), "16 bytes"),
         (head + token + token, "repeated"),
         (head + tlv.pack_field(record.TAG_ARN, b"\xff"), "UTF-8"),
         (head + b"\x80\x00", "cut field header"),
@@ -143,14 +145,44 @@ def test_fields_and_payload_come_back(fields: dict[int, bytes], payload: bytes) 
 
 
 def test_the_scripts_offsets_are_those_of_the_header() -> None:
-    """The Lua in `lua/includes/record.lua` counts from 1: attempt 5, wait_ms 11, first_accepted_ms 19."""
+    """The Lua in `lua/includes/record.lua` counts from 1: attempt 5, wait_ms 11, first_accepted_ms 19, id 27."""
     encoded = Invocation(
-        kind=1, invocation_id=b"i" * 16, wait_ms=0x01020304, timeout_ms=0, payload=b"", attempt=7, first_accepted_ms=9
+        kind=1,
+        flags=0x0102,
+        invocation_id=b"i" * 16,
+        wait_ms=0x01020304,
+        timeout_ms=0,
+        payload=b"",
+        attempt=7,
+        first_accepted_ms=9,
     ).encode()
+    assert encoded[2:4] == b"\x01\x02"
     assert encoded[record.ATTEMPT_OFFSET] == 7
     assert encoded[WAIT_OFFSET : WAIT_OFFSET + 4] == b"\x01\x02\x03\x04"
     assert int.from_bytes(encoded[FIRST_ACCEPTED_OFFSET : FIRST_ACCEPTED_OFFSET + 8], "big") == 9
+    assert encoded[INVOCATION_ID_OFFSET : INVOCATION_ID_OFFSET + 16] == b"i" * 16
     assert (record.ATTEMPT_OFFSET, WAIT_OFFSET, FIRST_ACCEPTED_OFFSET) == (5 - 1, 11 - 1, 19 - 1)
+    assert (INVOCATION_ID_OFFSET, HEADER.size) == (27 - 1, 43 - 1)
+
+
+@given(TOKEN, TOKEN, U32)
+def test_an_idempotency_key_comes_back_and_one_that_cannot_be_read_is_none(
+    key: bytes, payload: bytes, retention_s: int
+) -> None:
+    def with_key(value: bytes) -> Invocation:
+        optional = {record.TAG_IDEMPOTENCY: value}
+        call = Invocation(kind=0, invocation_id=b"i" * 16, wait_ms=1, timeout_ms=1, payload=b"", optional=optional)
+        return Invocation.decode(call.encode())
+
+    value = record.IDEMPOTENCY.pack(key, payload, retention_s)
+    assert record.idempotency(with_key(value)) == (key, payload, retention_s)
+    assert record.idempotency(with_key(value[1:])) is None
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_an_ids_prefix_is_the_functions_own(uid: str, other: str) -> None:
+    assert len(id_prefix(uid)) == 4
+    assert (id_prefix(uid) == id_prefix(other)) == (uid == other)
 
 
 def test_acceptance_is_the_entrys_id_until_the_record_has_moved() -> None:

@@ -12,7 +12,7 @@ from forebay_common.record import KIND_SYNC, Invocation
 from forebay_runtime import call_log
 from forebay_runtime.console import Console
 from forebay_runtime.finishing import DEAD, RETRY, after_failure
-from forebay_runtime.leases import ASYNC, SYNC, Call, Leases, is_expired
+from forebay_runtime.leases import ASYNC, CANCELLED_MAX, SYNC, Call, Leases, is_expired
 from forebay_runtime.loop import NEVER, Loop
 from forebay_runtime.queue_reader import QueueReader
 from forebay_runtime.reading import (
@@ -24,6 +24,7 @@ from forebay_runtime.reading import (
     Read,
     ReadingOrder,
 )
+from forebay_runtime.settings import RedisCredentials
 from forebay_runtime.slots import DYING, FAILED, READY, STARTING, Slot, choose
 from support.crashing_redis import RecordingLink
 
@@ -207,14 +208,30 @@ def test_a_refused_extension_loses_the_lease_once_and_a_finished_call_has_none_t
     assert (leases.lost, len(leases)) == (1, 2)
 
 
-def test_a_call_is_found_by_its_invocation_id() -> None:
+def test_a_held_call_is_cancelled_by_its_invocation_id() -> None:
     leases = Leases()
     call = held(b"1-0")
     leases.add(call)
     leases.add_unreadable(SYNC, b"2-0")
 
-    assert leases.find(bytes(range(16))) is call
-    assert leases.find(bytes(16)) is None
+    assert leases.cancel(bytes(range(16))) is call
+    assert call.cancelled
+    assert leases.cancel(bytes(16)) is None
+
+
+def test_a_call_that_arrives_after_its_cancellation_is_known_to_be_cancelled_and_so_many_are_remembered() -> None:
+    leases = Leases()
+    assert leases.cancel(bytes(range(16))) is None
+    late = held(b"1-0")
+    leases.add(late)
+    assert late.cancelled
+
+    leases.cancel(bytes(range(16)))
+    for number in range(CANCELLED_MAX):
+        leases.cancel(b"%016d" % number)
+    forgotten = held(b"2-0")
+    leases.add(forgotten)
+    assert not forgotten.cancelled
 
 
 # --- Lambda's lines
@@ -257,9 +274,8 @@ def test_a_list_of_leases_that_redis_refused_is_asked_for_again_before_anything_
     loop = Loop()
     named = {"prefix": "p", "namespace": "default", "name": "f", "uid": "u", "version": "$LATEST", "instance_id": "i"}
     nobody: Any = None
-    reader = QueueReader(
-        loop, cast("Any", SimpleNamespace(**named)), nobody, Console("f", "i"), Leases(), nobody, nobody
-    )
+    settings: Any = SimpleNamespace(**named)
+    reader = QueueReader(loop, settings, RedisCredentials({}), Console("f", "i"), Leases(), nobody, nobody)
     link = RecordingLink()
     reader.link = cast("Any", link)
     reader.set_clock(0.0, 0.0)

@@ -69,10 +69,34 @@ def test_a_handler_that_cannot_work_is_the_callers_to_learn_as_on_lambda() -> No
         ({"scale": ScaleSpec(idle_s=float("nan"))}, "scale.idle_s is nan, 0 to 86400 is allowed"),
         ({"async_": AsyncSpec(max_retries=3)}, "async.max_retries is 3, 0 to 2 is allowed"),
         ({"async_": AsyncSpec(max_age_s=59)}, "async.max_age_s is 59, 60 to 21600 is allowed"),
+        ({"async_": AsyncSpec(retry_delays_s=(1, -1))}, "async.retry_delays_s is -1, 0 to 21600 is allowed"),
+        ({"async_": AsyncSpec(retry_delays_s=(21_601,))}, "async.retry_delays_s is 21601, 0 to 21600 is allowed"),
+        (
+            {"async_": AsyncSpec(retry_delays_s=(float("nan"),))},
+            "async.retry_delays_s is nan, 0 to 21600 is allowed",
+        ),
     ],
 )
 def test_numbers_out_of_range_are_refused_with_the_range(changes: dict[str, Any], message: str) -> None:
     assert refusal(**changes) == message
+
+
+def test_there_are_no_more_retry_delays_than_retries() -> None:
+    check(SPEC.with_changes(async_=AsyncSpec(retry_delays_s=(0, 21_600))))
+    words = "async.retry_delays_s holds 3 delays, 2 are allowed: one before each retry"
+    assert refusal(async_=AsyncSpec(retry_delays_s=(1, 2, 3))) == words
+
+
+@pytest.mark.parametrize("member", ["on_success", "on_failure"])
+def test_destinations_are_checked(member: str) -> None:
+    def to(text: str) -> AsyncSpec:
+        return AsyncSpec.from_members({member: text})
+
+    for text in ("function:other", "stream:failures", "https://a.example/b", ""):
+        check(SPEC.with_changes(async_=to(text)))
+    assert refusal(async_=to("sqs")).startswith(f"async.{member}: 'sqs' is no destination")
+    itself = refusal(async_=to("function:hello"))
+    assert itself == f"async.{member}: You can't specify the function as a destination for itself."
 
 
 def test_the_environment_is_measured_as_aws_measures_it() -> None:
@@ -122,6 +146,8 @@ def test_origins_are_allowed_with_ports_and_as_a_star() -> None:
         {"handler": "app.other"},
         {"runtime": "python3.12"},
         {"scale": ScaleSpec(concurrency=2)},
+        {"async_": AsyncSpec(max_retries=1)},
+        {"async_": AsyncSpec(retry_delays_s=(1.0,))},
     ],
 )
 def test_instances_are_replaced_for_what_they_were_started_with(changes: dict[str, Any]) -> None:
@@ -137,6 +163,8 @@ def test_instances_are_replaced_for_what_they_were_started_with(changes: dict[st
         {"scale": ScaleSpec(min_instances=1, max_instances=3, idle_s=5)},
         {"allowed_origins": ("*",)},
         {"async_": AsyncSpec(max_age_s=60)},
+        {"async_": AsyncSpec(max_retries=2)},
+        {"async_": AsyncSpec(on_success="function:other", on_failure="stream:a")},
     ],
 )
 def test_instances_are_kept_for_the_rest(changes: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 {{- define "forebay.checks" -}}
 {{- include "forebay.checks.names" . -}}
 {{- include "forebay.checks.redis" . -}}
+{{- include "forebay.checks.durability" . -}}
 {{- include "forebay.checks.ways-in" . -}}
 {{- $election := .Values.controller.leaderElection -}}
 {{- if not (and (lt (mulf $election.retrySeconds 1.2) (float64 $election.renewSeconds)) (lt (float64 $election.renewSeconds) (float64 $election.leaseSeconds))) -}}
@@ -36,8 +37,27 @@
 {{- if and $external.url (not $external.secretName) (or $external.controllerUsername $external.gatewayUsername $external.functionsUsername) -}}
 {{- fail "redis.external names users without their passwords: set redis.external.secretName" -}}
 {{- end -}}
-{{- if and $external.caSecretName (not (hasPrefix "rediss://" $external.url)) -}}
+{{- if and (or $external.sentinelUsername $external.sentinelPasswordKey) (not (regexMatch "^rediss?\\+sentinel:" $external.url)) -}}
+{{- fail "redis.external.sentinelUsername and sentinelPasswordKey are for sentinels: write redis.external.url with redis+sentinel://" -}}
+{{- end -}}
+{{- if and $external.sentinelPasswordKey (not $external.secretName) -}}
+{{- fail "redis.external.sentinelPasswordKey is a key of a Secret: set redis.external.secretName" -}}
+{{- end -}}
+{{- if and (include "forebay.redis.several" .) .Values.networkPolicy.enabled (not .Values.networkPolicy.externalRedis) -}}
+{{- fail "redis.external.url names several servers, which are not all in it: set networkPolicy.externalRedis to the peers that they and their sentinels are at" -}}
+{{- end -}}
+{{- if and $external.caSecretName (not (hasPrefix "rediss" $external.url)) -}}
 {{- fail "redis.external.caSecretName is for TLS: write redis.external.url with rediss://" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "forebay.checks.durability" -}}
+{{- $external := .Values.redis.external.url -}}
+{{- if and (eq .Values.durability "replica") (not $external) -}}
+{{- fail "durability: replica needs a replica, which the bundled Valkey has not: set redis.external.url to a Redis that has one, or durability to fsync" -}}
+{{- end -}}
+{{- if and (eq .Values.durability "fsync") (not $external) (not .Values.valkey.persistence.enabled) -}}
+{{- fail "durability: fsync keeps accepted events on a volume: leave valkey.persistence.enabled at true, or durability at process" -}}
 {{- end -}}
 {{- end -}}
 

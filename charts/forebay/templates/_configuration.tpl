@@ -23,6 +23,8 @@
   "metrics_port" 8483
   "allowed_hosts" $gateway.allowedHosts
   "waiting_max" $gateway.waitingMax
+  "durability" .Values.durability
+  "idempotency_retention_s" (int .Values.idempotency.retentionSeconds)
   "stop_s" $gateway.stopSeconds
 -}}
 {{- $common := include "forebay.configuration.common" (dict "root" . "component" "gateway") | fromJson -}}
@@ -33,6 +35,7 @@
 {{- $own := dict
   "gateway_url" (printf "http://%s:8482" (include "forebay.serviceHost" (dict "root" . "suffix" "invoke")))
   "retry_delays_s" .Values.retryDelaysSeconds
+  "result_retention_s" (int .Values.results.retentionSeconds)
   "instances_max" .Values.instancesMax
   "cluster" (include "forebay.configuration.cluster" . | fromJson)
 -}}

@@ -49,6 +49,9 @@ ports:
 {{- $place := include "forebay.redis.place" . | fromJson -}}
 {{- if not (include "forebay.redis.external" .) -}}
 {{ include "forebay.egress.component" (dict "root" . "component" "valkey" "port" (int $place.port)) }}
+{{- else if include "forebay.redis.several" . -}}
+to:
+  {{- toYaml .Values.networkPolicy.externalRedis | nindent 2 }}
 {{- else -}}
 {{- $peers := .Values.networkPolicy.externalRedis -}}
 {{- if and (not $peers) (regexMatch "^[0-9.]+$" $place.host) -}}

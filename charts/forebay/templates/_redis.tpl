@@ -3,9 +3,16 @@
 {{- if .Values.redis.external.url }}yes{{ end -}}
 {{- end -}}
 
-{{/* Where Redis is, as JSON: host, port, tls, db. */}}
+{{/* Whether it consists of several servers, which are not all in its URL: non-empty when so. */}}
+{{- define "forebay.redis.several" -}}
+{{- if regexMatch "^rediss?\\+" .Values.redis.external.url }}yes{{ end -}}
+{{- end -}}
+
+{{/* Where Redis is, as JSON: host, port, tls, db; of several servers their url. */}}
 {{- define "forebay.redis.place" -}}
-{{- if include "forebay.redis.external" . -}}
+{{- if include "forebay.redis.several" . -}}
+{{- dict "url" .Values.redis.external.url | toJson -}}
+{{- else if include "forebay.redis.external" . -}}
 {{- $url := urlParse .Values.redis.external.url -}}
 {{- $host := regexReplaceAll ":[0-9]+$" $url.host "" | trimPrefix "[" | trimSuffix "]" -}}
 {{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default "6379" -}}
@@ -37,6 +44,18 @@
 {{- if or (not (include "forebay.redis.external" .root)) $external.secretName -}}
 {{- $_ := set $found "password_file" "/etc/forebay/redis/password" -}}
 {{- end -}}
+{{- merge $found (include "forebay.redis.sentinelLogin" .root | fromJson) | toJson -}}
+{{- end -}}
+
+{{/* How sentinels let us in, as JSON. */}}
+{{- define "forebay.redis.sentinelLogin" -}}
+{{- $found := dict -}}
+{{- with .Values.redis.external.sentinelUsername -}}
+{{- $_ := set $found "sentinel_username" . -}}
+{{- end -}}
+{{- if .Values.redis.external.sentinelPasswordKey -}}
+{{- $_ := set $found "sentinel_password_file" "/etc/forebay/redis/sentinel-password" -}}
+{{- end -}}
 {{- toJson $found -}}
 {{- end -}}
 
@@ -56,6 +75,9 @@ projected:
         name: {{ $external.secretName }}
         items:
           - {key: {{ get $external (printf "%sPasswordKey" .component) }}, path: password}
+          {{- with $external.sentinelPasswordKey }}
+          - {key: {{ . }}, path: sentinel-password}
+          {{- end }}
           {{- if and (eq .component "controller") (eq .root.Values.redis.acl "shared") }}
           - {key: {{ $external.functionsPasswordKey }}, path: functions-password}
           {{- end }}
@@ -81,5 +103,5 @@ projected:
 {{- $_ := set $found "password_file" "/etc/forebay/redis/functions-password" -}}
 {{- end -}}
 {{- end -}}
-{{- toJson $found -}}
+{{- merge $found (include "forebay.redis.sentinelLogin" . | fromJson) | toJson -}}
 {{- end -}}

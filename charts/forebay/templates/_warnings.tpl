@@ -22,7 +22,7 @@ WARNING: with a list of namespaces the controller may not read the nodes' addres
 networkPolicy.blockedCidrs, or functions with egress "cluster" reach them.
 {{- end }}
 {{- if include "forebay.redis.external" . }}
-{{- if hasPrefix "redis://" .Values.redis.external.url }}
+{{- if not (hasPrefix "rediss" .Values.redis.external.url) }}
 
 WARNING: redis.external.url is without TLS: passwords and payloads cross the network in the clear. Use rediss://.
 {{- end }}

@@ -1,5 +1,5 @@
 -- Take back a sync call that no instance has leased: its caller is gone or has waited long enough.
--- KEYS: 1 sync stream; 2 body of the call (only when it has a claim)
+-- KEYS: 1 sync stream; 2… what goes with the call: its body, its idempotency key (those that it has)
 -- ARGV: 1 entry id
 -- Returns 1 when the call was removed and will never start, 0 when it is leased, finished or gone.
 -- Errors: none of its own.
@@ -10,6 +10,6 @@ if not leased or #leased > 0 then
 end
 local removed = redis.call('XDEL', KEYS[1], ARGV[1])
 if removed == 1 and KEYS[2] then
-  redis.call('UNLINK', KEYS[2])
+  redis.call('UNLINK', unpack(KEYS, 2))
 end
 return removed

@@ -1,9 +1,9 @@
 -- What the controller must know of one version's queues, in one step: the numbers belong together.
--- KEYS: 1 sync stream; 2 async stream; 3 delayed set; 4 dead letters
+-- KEYS: 1 sync stream; 2 async stream; 3 delayed set; 4 dead letters; 5 outbox; 6 groups; 7 ended
 -- Returns nil when the function's queues do not exist, else
---   {sync, async, delayed, dead}, where sync and async are {length, age of the oldest entry that nobody has been
---   given in ms or -1, {consumer, its pending entries as text, …}}, delayed is {count, ms until the next is due
---   or -1} and dead is a count.
+--   {sync, async, delayed, dead, outbox, waiting for their group's turn, ended}, where sync and async are {length, age
+--   of the oldest entry that nobody has been given in ms or -1, {consumer, its pending entries as text, …}}, delayed is
+--   {count, ms until the next is due or -1} and the others are counts.
 -- Errors: none of its own.
 --- include record
 --- include lease
@@ -54,4 +54,8 @@ local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if first[2] then
   due_in = math.max(tonumber(first[2]) - now, 0)
 end
-return {sync, async, {redis.call('ZCARD', KEYS[3]), due_in}, redis.call('XLEN', KEYS[4])}
+local grouped = tonumber(redis.call('HGET', KEYS[6], 'n') or 0)
+return {
+  sync, async, {redis.call('ZCARD', KEYS[3]), due_in}, redis.call('XLEN', KEYS[4]), redis.call('XLEN', KEYS[5]), grouped,
+  redis.call('XLEN', KEYS[7]),
+}

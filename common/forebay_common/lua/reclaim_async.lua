@@ -1,45 +1,48 @@
+#!lua flags=allow-oom
 -- An async event whose instance is gone runs again, or is a dead letter after its last attempt. A lease counts as
 -- a start: nobody can tell any more whether it did.
--- KEYS: 1 async stream; 2 delayed set; 3 dead letters; 4 heartbeat of the instance; 5 body of the event (only when
---   it has a claim)
+-- KEYS: 1 async stream; 2 delayed set; 3 dead letters; 4 live; 5 ended; 6 outbox; 7 groups; 8 list of the event's group
+--   (without one the async stream); 9 heartbeat of the instance; 10 body of the event (only when it has a claim)
 -- ARGV: 1 entry id; 2 consumer; 3 starts allowed in all; 4 delay in ms before the next one (0: back to the queue at
 --   once); 5 0 when the instance is known to be dead, else the idle time in ms from which a lease has expired, which
---   then also asks for the heartbeat to be gone
+--   then also asks for the heartbeat to be gone; 6 group hash, '' without one
 -- Returns 0 when the lease is not that consumer's or still alive (nothing was changed), 1 back in the queue,
---   2 delayed, 3 dead letter.
+--   2 delayed, 3 failed for good (a dead letter, or on its way to its destination), 4 cancelled meanwhile.
 -- Errors: none of its own.
 --- include record
 --- include lease
 --- include bury
-local stream, id = KEYS[1], ARGV[1]
-local min_idle_ms = tonumber(ARGV[5])
-local held = lease(stream, id, ARGV[2])
+--- include results
+--- include turn
+--- include conclude
+local id, min_idle_ms, body, group = ARGV[1], tonumber(ARGV[5]), KEYS[10], ARGV[6]
+local held = lease(KEYS[1], id, ARGV[2])
 if not held or held[3] < min_idle_ms then
   return 0
 end
-if min_idle_ms > 0 and redis.call('EXISTS', KEYS[4]) == 1 then
+if min_idle_ms > 0 and redis.call('EXISTS', KEYS[9]) == 1 then
   return 0
 end
-local entry = redis.call('XRANGE', stream, id, id)[1]
+local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
 if not entry then
-  drop(stream, id)
+  drop(KEYS[1], id)
+  pass_turn(KEYS[1], KEYS[2], KEYS[4], KEYS[7], KEYS[8], group)
   return 0
 end
-local record = moved_record(entry[2][2], id, 1)
-local due = now_ms() + tonumber(ARGV[4])
-local result
-if string.byte(record, 5) >= tonumber(ARGV[3]) then
-  bury(KEYS[3], record, 'RetriesExhausted', KEYS[5])
-  result = 3
-elseif due > last_start_ms(record, id) then
-  bury(KEYS[3], record, 'EventAgeExceeded', KEYS[5])
-  result = 3
-elseif tonumber(ARGV[4]) > 0 then
-  redis.call('ZADD', KEYS[2], due, record)
-  result = 2
-else
-  redis.call('XADD', stream, 'NOMKSTREAM', '*', 'r', record)
-  result = 1
+local record = entry[2][2]
+if is_cancelled(record, id) then
+  conclude(record, id, 1, 'cancelled', 'Cancelled', '', body, group)
+  return 4
 end
-drop(stream, id)
-return result
+if attempts(record, 1) >= tonumber(ARGV[3]) then
+  conclude(record, id, 1, 'failed', 'RetriesExhausted', '', body, group)
+  return 3
+end
+local now = now_ms()
+local due = now + tonumber(ARGV[4])
+if due > last_start_ms(record, id) then
+  conclude(record, id, 1, 'failed', 'EventAgeExceeded', '', body, group)
+  return 3
+end
+run_again(record, id, 1, due, now)
+return due > now and 2 or 1

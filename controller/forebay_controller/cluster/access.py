@@ -7,7 +7,9 @@ can give it out again at any time without a right to read Secrets (docs/adr/0003
 import base64
 import hmac
 import json
+from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 from forebay_common import credentials
 from forebay_common.keys import PlatformKeys
@@ -28,7 +30,8 @@ _UID_CHARS = 8
 _READ_AND_WRITTEN = ("q:*", "instance:*", "body:*", "result:*")
 _COMMANDS = (
     "evalsha", "time", "xreadgroup", "xack", "xdel", "xadd", "xpending", "xrange", "xclaim", "xgroup|create",
-    "xgroup|delconsumer", "zadd", "get", "set", "unlink", "expire", "pexpire", "hset", "publish",
+    "xgroup|delconsumer", "xlen", "zadd", "get", "set", "unlink", "expire", "pexpire", "hset", "hget", "hdel",
+    "hincrby", "lpop", "publish", "role", "cluster|slots", "asking",
 )  # fmt: skip
 """What a runtime calls, and what the scripts that it calls call: docs/queue-protocol.md."""
 
@@ -70,6 +73,7 @@ def acl_rules(platform: PlatformKeys, spec: FunctionSpec, password: str) -> tupl
         *(f"~{base}:{own}" for own in _READ_AND_WRITTEN),
         *(f"+{command}" for command in _COMMANDS),
         f"(+get %R~{base}:code:*)",
+        f"(+set +unlink ~{base}:once:*)",
         f"(+rpush ~{platform.prefix}:reply:*)",
     )
 
@@ -118,18 +122,11 @@ def _encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def _redis_document(config: ClusterConfig, spec: FunctionSpec, ca: str | None) -> dict[str, str | int | bool | None]:
+def _redis_document(config: ClusterConfig, spec: FunctionSpec, ca: str | None) -> dict[str, Any]:
     to = config.redis_for_functions
     username: str | None = redis_user(config.prefix, spec.uid)
     password: str | None = redis_password(config.function_key, spec.uid)
     if config.redis_acl == SHARED:
         username, password = to.username, to.password
-    return {
-        "host": to.host,
-        "port": to.port,
-        "tls": to.tls,
-        "db": to.db,
-        "username": username,
-        "password": password,
-        "ca": ca,
-    }
+    # Their authorities go along as text: a pod has no such file.
+    return replace(to, username=username, password=password, ca_file=None).to_json() | {"ca": ca}

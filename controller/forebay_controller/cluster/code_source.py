@@ -19,11 +19,11 @@ from forebay_common import limits
 from forebay_common.keys import FunctionKeys, PlatformKeys
 from forebay_common.redis_client import command
 from forebay_controller.cluster.api import CONFIG_MAPS, Api, ApiError
-from forebay_controller.cluster.outbound import Outbound, OutboundError
-from forebay_controller.cluster.outbound_rules import OutboundRefusedError
 from forebay_controller.cluster.resource import BOOTSTRAP, BlobCode, CodeSource, ConfigMapCode, InlineCode, ZipCode
 from forebay_controller.code_package import CodePackage, PackageError, read_package
 from forebay_controller.code_store import StoredPackage
+from forebay_controller.outbound import Outbound, OutboundError
+from forebay_controller.outbound_rules import OutboundRefusedError
 
 BLOB_TTL_S = 86_400
 """An upload that no Function has named by then is gone; the leader picks one up within a second."""

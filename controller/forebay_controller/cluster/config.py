@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from forebay_common.keys import DEFAULT_PREFIX
-from forebay_common.redis_client import RedisSettings
+from forebay_common.limits import RESULT_RETENTION_S
+from forebay_common.redis_settings import RedisSettings
 from forebay_common.spec import FunctionSpec
+from forebay_controller.config import OutboundSettings, check_retention
 
 INSTANCES_MAX = 1_000
 """Of all functions together; the cluster's own room is the bound that people mean."""
@@ -74,14 +76,6 @@ class NetworkPolicySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class OutboundSettings:
-    """What the platform's own HTTP requests may reach beyond public https addresses."""
-
-    allow_http: bool = False
-    allowed: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """What a controller on a cluster is told at its start.
 
@@ -112,6 +106,7 @@ class ClusterConfig:
     log_level: str = "info"
     instances_max: int = INSTANCES_MAX
     retry_delays_s: tuple[float, ...] = RETRY_DELAYS_S
+    result_retention_s: float = RESULT_RETENTION_S
     redis_acl: str = PER_FUNCTION
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
@@ -208,6 +203,7 @@ def _check(config: ClusterConfig) -> None:
         raise ValueError("auth is required or off")
     if config.instances_max < 1:
         raise ValueError("instances_max is 1 at least")
+    check_retention(config.result_retention_s)
     if min(config.retry_delays_s) < 0:
         raise ValueError("no retry delay is below 0")
     if not config.retry_period_s * 1.2 < config.renew_deadline_s < config.lease_duration_s:

@@ -21,8 +21,6 @@ from forebay_controller.cluster.function_access import FunctionAccess, rules_of
 from forebay_controller.cluster.function_source import FunctionSource
 from forebay_controller.cluster.handler_reports import HandlerReports
 from forebay_controller.cluster.informer import Informer
-from forebay_controller.cluster.outbound import Outbound
-from forebay_controller.cluster.outbound_rules import OutboundRules
 from forebay_controller.cluster.pod_backend import PodBackend
 from forebay_controller.cluster.policy_keeper import PolicyKeeper
 from forebay_controller.cluster.process_endpoints import ProcessMetrics
@@ -31,7 +29,11 @@ from forebay_controller.cluster.resource import read
 from forebay_controller.cluster.resources_store import ResourceStore
 from forebay_controller.code_store import CodeStore
 from forebay_controller.controller import Controller, ControllerSettings
+from forebay_controller.destinations.signing import platform_signing_key
+from forebay_controller.destinations.targets import Outgoing
 from forebay_controller.interfaces import FunctionStatus
+from forebay_controller.outbound import Outbound
+from forebay_controller.outbound_rules import OutboundRules
 
 REDIS_EVERY_S = 0.5
 
@@ -122,7 +124,15 @@ class Leading:
             replica.platform,
             source,
             backend,
-            settings=ControllerSettings(instances_max=replica.config.instances_max),
+            Outgoing(
+                region=replica.config.region,
+                account=replica.config.account,
+                signing_key=platform_signing_key(replica.config.function_key),
+                make_outbound=lambda: outbound,
+            ),
+            settings=ControllerSettings(
+                instances_max=replica.config.instances_max, result_retention_s=replica.config.result_retention_s
+            ),
             redis_returned=redis_returned,
         )
         stack.push_async_callback(controller.leave)

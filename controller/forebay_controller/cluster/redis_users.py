@@ -7,16 +7,16 @@ node that appears, or whose run id is another one. Instances take the refusals i
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import replace
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from forebay_common import logs
-from forebay_common.redis_client import Part, RedisSettings, checked, command, connect, pipeline
+from forebay_common.redis_client import Part, checked, command, connect, pipeline
+from forebay_common.redis_settings import Address, RedisSettings
 from forebay_controller.background import end_tasks
 from forebay_controller.cluster.access import redis_user, uid_of_redis_user
-from forebay_controller.cluster.redis_nodes import Node, nodes_of, run_id
+from forebay_controller.cluster.redis_nodes import nodes_of, run_id
 
 LOOK_EVERY_S = 1.0
 """Nothing tells that a server was restarted, so each is asked for its run id this often; one small command."""
@@ -36,14 +36,19 @@ class _Known:
 
 
 class RedisUsers:
-    """Sets users by function uid; `rules` of a user are the arguments of ACL SETUSER after its name."""
+    """Sets users by function uid; `rules` of a user are the arguments of ACL SETUSER after its name.
+
+    Functions work on the server itself, or on a Cluster's primaries: those must have a user before it counts as set.
+    """
 
     def __init__(self, settings: RedisSettings, prefix: str, *, look_every_s: float = LOOK_EVERY_S) -> None:
         self._settings = settings
         self._prefix = prefix
         self._look_every_s = look_every_s
-        self._main = _Known(connect(settings))
-        self._others: dict[Node, _Known] = {}
+        self._redis = connect(settings)
+        self._main = None if settings.is_cluster else _Known(self._redis)
+        self._primaries: list[_Known] = []
+        self._nodes: dict[Address, _Known] = {}
         self._wanted: dict[str, tuple[Part, ...]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -53,38 +58,50 @@ class RedisUsers:
         Raises redis.exceptions.RedisError when the server itself could not be told; replicas may come later.
         """
         self._wanted = dict(wanted)
-        await self._refresh(self._main)
-        loops = {"redis users": self._look_at_server, "redis users of replicas": self._look_at_others}
+        if self._main is None:
+            await self._find_nodes()
+        await asyncio.gather(*map(self._refresh, self._needed))
+        loops = {"redis users": self._look_at_server, "redis users of other nodes": self._look_at_nodes}
         self._tasks = [asyncio.create_task(self._run(look), name=name) for name, look in loops.items()]
 
     async def close(self) -> None:
         """Stop watching; users stay."""
         await end_tasks(self._tasks)
-        for known in (self._main, *self._others.values()):
-            await known.client.aclose()
+        for client in (self._redis, *(known.client for known in self._nodes.values())):
+            await client.aclose()
 
     async def put(self, uid: str, rules: tuple[Part, ...]) -> None:
-        """Set a function's user on every node. Returns once the server itself has it.
+        """Set a function's user on every node. Returns once the server itself, or each primary, has it.
 
         Raises redis.exceptions.RedisError.
         """
-        if self._wanted.get(uid) == rules and uid in self._main.users:
+        if self._wanted.get(uid) == rules and all(uid in known.users for known in self._needed):
             return
         self._wanted[uid] = rules
-        await self._set(self._main, [uid])
-        for known in [*self._others.values()]:
+        for known in self._needed:
+            await self._set(known, [uid])
+        for known in self._others:
             await self._set_later(known, [uid])
 
     async def remove(self, uid: str) -> None:
         """Delete a function's user on every node; its connections end. Raises redis.exceptions.RedisError."""
         self._wanted.pop(uid, None)
-        await self._delete(self._main, [uid])
-        for known in [*self._others.values()]:
+        for known in self._needed:
+            await self._delete(known, [uid])
+        for known in self._others:
             try:
                 await self._delete(known, [uid])
             except RedisError as error:
                 known.run_id = ""  # looked at as a new one with the next round
                 _log.warning("a node of Redis did not delete a function's user: %s", error)
+
+    @property
+    def _needed(self) -> list[_Known]:
+        return [*self._primaries] if self._main is None else [self._main]
+
+    @property
+    def _others(self) -> list[_Known]:
+        return [known for known in self._nodes.values() if known not in self._primaries]
 
     async def _run(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -95,23 +112,30 @@ class RedisUsers:
             await asyncio.sleep(self._look_every_s)
 
     async def _look_at_server(self) -> None:
-        await self._refresh(self._main)
+        if self._main is not None:
+            await self._refresh(self._main)
 
-    async def _look_at_others(self) -> None:
+    async def _look_at_nodes(self) -> None:
         """Beside the server's own looks, since a replica that does not answer takes a while."""
-        found = set((await nodes_of(self._main.client, self._settings))[:NODES_MAX])
-        for node in self._others.keys() - found:
-            await self._others.pop(node).client.aclose()
-        for node in found - self._others.keys():
-            settings = replace(self._settings, host=node.host, port=node.port, unix_socket=None)
-            self._others[node] = _Known(connect(settings))
-        await asyncio.gather(*(self._refresh_other(node, known) for node, known in self._others.items()))
+        await self._find_nodes()
+        await asyncio.gather(*(self._refresh_node(node, known) for node, known in self._nodes.items()))
 
-    async def _refresh_other(self, node: Node, known: _Known) -> None:
+    async def _find_nodes(self) -> None:
+        primaries, replicas = await nodes_of(self._redis)
+        found = set([*primaries, *replicas][:NODES_MAX])
+        for node in self._nodes.keys() - found:
+            # Forgotten when that is done: whoever ends this in between still finds what to close.
+            await self._nodes[node].client.aclose()
+            del self._nodes[node]
+        for node in found - self._nodes.keys():
+            self._nodes[node] = _Known(connect(self._settings.at(node)))
+        self._primaries = [self._nodes[node] for node in primaries if node in self._nodes]
+
+    async def _refresh_node(self, node: Address, known: _Known) -> None:
         try:
             await self._refresh(known)
         except RedisError as error:
-            _log.warning("the users of Redis's node %s:%d could not be set: %s", node.host, node.port, error)
+            _log.warning("the users of Redis's node %s could not be set: %s", node, error)
 
     async def _refresh(self, known: _Known) -> None:
         """Set every user on a node that is new or was restarted, else those that it lacks. Raises RedisError."""

@@ -20,6 +20,7 @@ from forebay_controller import settings_rules
 from forebay_controller.cluster import egress_text
 from forebay_controller.cluster.api import FIELD_MANAGER
 from forebay_controller.cluster.quantities import cpu_millis, memory_mb
+from forebay_controller.destination_text import Destination
 
 GROUP = "forebay.dev"
 VERSION = "v1alpha1"
@@ -245,7 +246,19 @@ def _scale(scale: Mapping[str, Any]) -> ScaleSpec:
 
 
 def _async(async_: Mapping[str, Any]) -> AsyncSpec:
-    return AsyncSpec(max_retries=async_.get("maxRetryAttempts"), max_age_s=async_.get("maxEventAgeSeconds"))
+    return AsyncSpec(
+        max_retries=async_.get("maxRetryAttempts"),
+        max_age_s=async_.get("maxEventAgeSeconds"),
+        # As floats, since 1 and 1.0 are one number and two texts to hash.
+        retry_delays_s=tuple(float(delay_s) for delay_s in async_.get("retryDelaysSeconds", ())),
+        on_success=_destination(async_.get("onSuccess", {})),
+        on_failure=_destination(async_.get("onFailure", {})),
+    )
+
+
+def _destination(wanted: Mapping[str, str]) -> str:
+    """The destination that its only member names; "" for none."""
+    return "".join(Destination(kind, value).text for kind, value in wanted.items())
 
 
 def _pod(resource_name: str, wanted: Mapping[str, Any]) -> PodSpec:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from forebay_common import logs
 from forebay_common.keys import FunctionKeys, PlatformKeys
+from forebay_common.names import id_prefix
 from forebay_common.spec import FunctionSpec
 from forebay_controller import registry_rules as rules
 from forebay_controller import settings_rules
@@ -59,6 +60,7 @@ class ResourceStore:
         self.config = config
         self.claims = Claims(functions)
         self._keys: dict[str, Key] = {}
+        self._by_id_prefix: dict[bytes, dict[str, Key]] = {}
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     def start(self) -> None:
@@ -88,6 +90,11 @@ class ResourceStore:
         item = self.functions.objects.get(self._keys.get(uid, ("", "")))
         return read_observed(item.get("status", {})) if item is not None else FunctionStatus()
 
+    def with_id_prefix(self, prefix: bytes) -> list[Object]:
+        """The objects of functions whose invocations' ids begin with `prefix`, in any namespace."""
+        keys = self._by_id_prefix.get(prefix, {}).values()
+        return [item for key in keys if (item := self.functions.objects.get(key)) is not None]
+
     def lock(self, namespace: str, name: str) -> asyncio.Lock:
         """One change of a function at a time by this replica."""
         lock = self._locks.get((namespace, name))
@@ -103,10 +110,16 @@ class ResourceStore:
         item = new if new is not None else old
         assert item is not None
         self.claims.note(item, gone=new is None)
+        uid = function_uid(item)
         if new is None:
-            self._keys.pop(function_uid(item), None)
+            self._keys.pop(uid, None)
+            alike = self._by_id_prefix.get(id_prefix(uid), {})
+            alike.pop(uid, None)
+            if not alike:
+                self._by_id_prefix.pop(id_prefix(uid), None)
         else:
-            self._keys[function_uid(item)] = (item["metadata"]["namespace"], item["metadata"]["name"])
+            key = (item["metadata"]["namespace"], item["metadata"]["name"])
+            self._keys[uid] = self._by_id_prefix.setdefault(id_prefix(uid), {})[uid] = key
 
 
 class NamespaceFunctions:
@@ -128,6 +141,12 @@ class NamespaceFunctions:
         items = [item for (namespace, _), item in self._store.functions.objects.items() if namespace == self._namespace]
         specs = [read(item).spec for item in items if self._store.claims.owner_of(item) is item]
         return sorted((spec for spec in specs if spec.state != rules.DELETING), key=lambda spec: spec.name)
+
+    def by_id_prefix(self, prefix: bytes) -> list[FunctionSpec]:
+        """Those whose invocations' ids begin with `prefix`."""
+        items = [item for item in self._store.with_id_prefix(prefix) if self._store.claims.owner_of(item) is item]
+        specs = [read(item).spec for item in items if item["metadata"]["namespace"] == self._namespace]
+        return [spec for spec in specs if spec.state != rules.DELETING]
 
     def keys(self, spec: FunctionSpec) -> FunctionKeys:
         """A function's keys."""

@@ -35,8 +35,9 @@ from forebay_controller.cluster.pod_logs import PodLogs
 from forebay_controller.cluster.process_endpoints import ProcessMetrics, process_app
 from forebay_controller.cluster.resources_store import ResourceStore
 from forebay_controller.code_store import CodeStore
+from forebay_controller.destinations.signing import platform_signing_key
 from forebay_controller.http_server import HttpServer, make_server
-from forebay_controller.management import ManagementSettings
+from forebay_controller.management import ManagementSettings, Queues
 
 LEAVE_MAX_S = 3.0
 """For letting go of the work in good order. After a lost Lease less than the time until another one may take it."""
@@ -194,6 +195,7 @@ def _management(replica: Replica, leading: Leading) -> FastAPI:
     settings = ManagementSettings(
         logs=PodLogs(replica.api, config),
         runtime_warning=runtime_warning,
+        signing_key=platform_signing_key(config.function_key),
         default_namespace=config.namespace,
         runtimes=tuple(sorted(config.runtimes)),
         code_link_key=hmac.digest(config.function_key, b"code links", "sha256"),
@@ -201,4 +203,5 @@ def _management(replica: Replica, leading: Leading) -> FastAPI:
     authenticator = None
     if config.auth == "required":
         authenticator = Authenticator(replica.credentials.credentials, region=config.region)
-    return create_app(replica.store, leading, settings, authenticator)
+    queues = Queues(replica.redis, replica.platform)
+    return create_app(replica.store, leading, queues, settings, authenticator)

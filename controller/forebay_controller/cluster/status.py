@@ -20,7 +20,7 @@ MESSAGE_MAX_CHARS = 2_000
 IMAGE = "image"
 """What stands in place of a runtime for a function with an image of its own."""
 
-FIGURES = frozenset({"queued", "inFlight", "idleInstances", "busyInstances"})
+FIGURES = frozenset({"queued", "inFlight", "idleInstances", "busyInstances", "deadLetters"})
 """They move with every call: they alone are worth a write only now and then."""
 
 
@@ -102,6 +102,7 @@ def build(facts: Facts, before: Mapping[str, Any], now: datetime) -> Object:
         "selector": facts.selector,
         "queued": observed.queued,
         "inFlight": observed.in_flight,
+        "deadLetters": observed.dead_letters,
         "cannotStart": observed.cannot_start,
         "retryTime": _time(observed.retry_at_ms),
         "conditions": [_written(condition, before, now) for condition in conditions],
@@ -131,6 +132,7 @@ def read_observed(status: Mapping[str, Any]) -> FunctionStatus:
         retry_at_ms=_milliseconds(status.get("retryTime", "")),
         queued=status.get("queued", 0),
         in_flight=status.get("inFlight", 0),
+        dead_letters=status.get("deadLetters", 0),
         starting=status.get("startingInstances", 0),
         idle=status.get("idleInstances", 0),
         busy=status.get("busyInstances", 0),

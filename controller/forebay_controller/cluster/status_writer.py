@@ -167,7 +167,7 @@ async def refresh(api: Api, functions: Informer, record: FunctionRecord) -> None
 
 def _shape(status: FunctionStatus) -> FunctionStatus:
     """A status without what moves with every call: whether an instance is idle or busy, and what waits."""
-    return replace(status, queued=0, in_flight=0, idle=status.idle + status.busy, busy=0)
+    return replace(status, queued=0, in_flight=0, dead_letters=0, idle=status.idle + status.busy, busy=0)
 
 
 async def _wait(event: asyncio.Event | None, seconds: float) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from forebay_common.spec import FunctionSpec
+from forebay_controller import destination_text
 from forebay_controller.cluster.api import Object
 from forebay_controller.cluster.quantities import cpu_quantity, memory_quantity
 from forebay_controller.cluster.resource import API_VERSION, KIND, LAST_MODIFIED, read
@@ -98,6 +99,13 @@ def _variables(current: list[Object], wanted: FunctionSpec) -> list[Object] | No
     return [entries[name] for name in dict.fromkeys([*kept, *entries])]
 
 
+def _destination(text: str) -> Object | None:
+    if not text:
+        return None
+    kind, value = destination_text.split(text)
+    return {kind: value}
+
+
 def _set(target: Object, member: str, value: Any) -> None:
     if value is None:
         target.pop(member, None)
@@ -149,5 +157,8 @@ _GROUPS: dict[str, dict[str, Callable[[FunctionSpec], Any]]] = {
     "async": {
         "maxRetryAttempts": lambda spec: spec.async_.max_retries,
         "maxEventAgeSeconds": lambda spec: spec.async_.max_age_s,
+        "retryDelaysSeconds": lambda spec: list(spec.async_.retry_delays_s) or None,
+        "onSuccess": lambda spec: _destination(spec.async_.on_success),
+        "onFailure": lambda spec: _destination(spec.async_.on_failure),
     },
 }

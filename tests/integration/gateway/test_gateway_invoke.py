@@ -80,7 +80,7 @@ class TestTheCall:
         assert (record.revision, record.timeout_ms, record.wait_ms) == (7, 3_000, 30_000)
         assert (record.version, record.attempt, record.first_accepted_ms) == ("$LATEST", 0, 0)
         assert record.flags == FLAG_LOG_TAIL
-        assert record.arn == ARN + function.name
+        assert record.arn == "", "the instance knows the function's own"
         assert json.loads(record.client_context) == context
         assert record.optional == {TAG_TRACE_ID: b"Root=1-5759e988-bd862e3fe1be46a994272793"}
         assert len(record.reply_token) == 16

@@ -46,7 +46,7 @@ class TestNames:
         assert response["StatusCode"] == 200
         assert response["ExecutedVersion"] == "$LATEST"
         assert response["Payload"].read() == b'{"n": 1}'
-        assert instance.seen[0].arn == ARN + function.name + (":$LATEST" if qualified else "")
+        assert instance.seen[0].arn == (f"{ARN}{function.name}:$LATEST" if qualified else "")
 
     async def test_a_qualifier_in_the_query_counts(self, function: Deployed, http: httpx.AsyncClient) -> None:
         async with function.served(echo) as instance:

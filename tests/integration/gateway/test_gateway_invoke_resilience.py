@@ -110,6 +110,22 @@ class TestRedisAway:
             metrics = (await client.get("/metrics")).text
         assert 'forebay_gateway_redis_losses_total{link="commands"} 1.0' in metrics
 
+    async def test_a_caller_does_not_wait_for_a_redis_that_is_silent_when_its_wait_is_over(
+        self, own_redis: Redis, own_gateway: GatewayProcess
+    ) -> None:
+        function = await deploy(own_gateway, own_redis, "f")
+        own_gateway.start()
+        async with own_gateway.client() as client:
+            began = time.monotonic()
+            waiting = asyncio.create_task(client.post(function.path, headers={"x-forebay-wait-ms": "1000"}))
+            await queued(function, 1)
+            await command(own_redis, "CLIENT", "PAUSE", 4_000, "ALL")
+            response = await waiting
+            assert time.monotonic() - began < 2.0
+            assert response.headers["x-amz-function-error"] == "Unhandled"
+            assert "may still be running" in response.json()["errorMessage"]
+            await queued(function, 0)
+
     async def test_what_changed_while_a_connection_was_lost_is_known_afterwards(
         self, own_redis: Redis, own_gateway: GatewayProcess
     ) -> None:

@@ -25,7 +25,7 @@ aclfile /run/valkey/users.acl
 # What is accepted lies in the append-only file; snapshots would only double the writes.
 save ""
 appendonly yes
-appendfsync {{ $values.appendFsync }}
+appendfsync {{ ternary "always" "everysec" (eq .Values.durability "fsync") }}
 maxmemory {{ $values.maxMemory }}
 # A queue must refuse what it cannot hold, never forget what it holds.
 maxmemory-policy noeviction

@@ -3,9 +3,10 @@
 local DEAD_TTL_S = 1209600
 local DEAD_MAX = 2000
 
--- The entry's id is the time of death. `body` (or nil) is the claimed payload's key: it stays as long.
-local function bury(dead, record, reason, body)
-  redis.call('XADD', dead, 'MAXLEN', '~', DEAD_MAX, '*', 'r', record, 'reason', reason)
+-- The entry's id is the time of death. `frame`: the last reply frame or ''. `body` (or nil) is the claimed payload's
+-- key: it stays as long.
+local function bury(dead, record, reason, frame, body)
+  redis.call('XADD', dead, 'MAXLEN', '~', DEAD_MAX, '*', 'r', record, 'reason', reason, 'f', frame)
   redis.call('EXPIRE', dead, DEAD_TTL_S)
   if body then
     redis.call('EXPIRE', body, DEAD_TTL_S)

@@ -1,7 +1,7 @@
 """Which addresses the platform's own HTTP requests may go to. Pure: what is resolved is judged here, then connected to.
 
-A user names the URL and the platform connects, from inside the cluster's network: without these rules a URL would be
-a way to everything that the platform can reach and the user cannot.
+A user names the URL and the platform connects, from inside the cluster's network or from the machine that it runs on:
+without these rules a URL would be a way to everything that the platform can reach and the user cannot.
 """
 
 from collections.abc import Iterable
@@ -25,6 +25,18 @@ class OutboundRefusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class SettingNames:
+    """What a person changes to allow more, as a refusal says it."""
+
+    allow_http: str
+    allowed: str
+
+
+ON_CLUSTER = SettingNames("the chart's value outbound.allowHttp", "the chart's value outbound.allowed")
+ON_ONE_MACHINE = SettingNames("`forebay up --outbound-allow-http`", "`forebay up --outbound-allow`")
+
+
+@dataclass(frozen=True, slots=True)
 class OutboundRules:
     """What may be reached beyond public https addresses, and what of these may not.
 
@@ -36,9 +48,17 @@ class OutboundRules:
     allowed_hosts: frozenset[str] = frozenset()
     allowed_networks: tuple[Network, ...] = ()
     refused_networks: tuple[Network, ...] = field(default=())
+    names: SettingNames = ON_CLUSTER
 
     @classmethod
-    def of(cls, *, allow_http: bool, allowed: Iterable[str], refused: Iterable[str] = ()) -> "OutboundRules":
+    def of(
+        cls,
+        *,
+        allow_http: bool,
+        allowed: Iterable[str],
+        refused: Iterable[str] = (),
+        names: SettingNames = ON_CLUSTER,
+    ) -> "OutboundRules":
         """The rules from settings: each of `allowed` is a host name, an address or a CIDR. Raises ValueError."""
         hosts, networks = set(), []
         for entry in allowed:
@@ -48,7 +68,8 @@ class OutboundRules:
                 if "/" in entry:
                     raise
                 hosts.add(entry.lower().rstrip("."))
-        return cls(allow_http, frozenset(hosts), tuple(networks), tuple(ip_network(cidr) for cidr in refused))
+        refusing = tuple(ip_network(cidr) for cidr in refused)
+        return cls(allow_http, frozenset(hosts), tuple(networks), refusing, names)
 
     def refusing(self, addresses: Iterable[str]) -> "OutboundRules":
         """The rules, with these addresses being the cluster's, too. Raises ValueError."""
@@ -71,7 +92,7 @@ def check_url(text: str, rules: OutboundRules) -> URL:
     if url.scheme not in {"http", "https"} or not host or not port:
         raise OutboundRefusedError("the URL does not begin with https:// and a host name")
     if url.scheme == "http" and not rules.allow_http:
-        raise OutboundRefusedError(f"the URL of {host} is not https; the chart's value outbound.allowHttp allows it")
+        raise OutboundRefusedError(f"the URL of {host} is not https; {rules.names.allow_http} allows it")
     if url.raw_user is not None or url.raw_password is not None:
         raise OutboundRefusedError(f"the URL of {host} holds a user name: credentials do not belong there")
     _check_host(host)
@@ -101,7 +122,7 @@ def check_addresses(host: str, addresses: Iterable[Address], rules: OutboundRule
         if by_name and not reached.is_link_local:
             continue
         named = "" if host.strip("[]") == str(address) else f"{address}, "
-        text = f"{host} is {named}{why}; the chart's value outbound.allowed can allow it"
+        text = f"{host} is {named}{why}; {rules.names.allowed} can allow it"
         raise OutboundRefusedError(text)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from forebay_controller.cluster.outbound import Outbound, OutboundError
-from forebay_controller.cluster.outbound_rules import OutboundRefusedError, OutboundRules
+from forebay_controller.outbound import Outbound, OutboundError
+from forebay_controller.outbound_rules import ON_ONE_MACHINE, OutboundRefusedError, OutboundRules
 from support.certificates import Certificates
+from support.controller_rig import until
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 MAX_BYTES = 100_000
@@ -57,7 +58,7 @@ class Web:
 
     def client(self, *allowed: str, allow_http: bool = True, total_s: float = 5.0) -> Outbound:
         rules = OutboundRules.of(allow_http=allow_http, allowed=allowed)
-        return Outbound(rules, resolve=self.resolve, total_s=total_s)
+        return Outbound(rules, resolve=self.resolve, total_s=total_s, post_total_s=total_s)
 
     def url(self, host: str, path: str) -> str:
         return f"http://{host}:{self.port}{path}"
@@ -271,3 +272,84 @@ async def test_a_name_that_does_not_exist_is_told(web: Web) -> None:
     client = Outbound(OutboundRules.of(allow_http=True, allowed=[]), resolve=unknown)
     with pytest.raises(OutboundError, match=r"the name nowhere\.test cannot be resolved"):
         await client.fetch("http://nowhere.test/x", max_bytes=MAX_BYTES)
+
+
+async def test_a_post_sends_body_and_headers_and_reads_nothing_of_the_answers_body(web: Web) -> None:
+    received: list[bytes] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readexactly(4))
+        writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 1000000\r\n\r\n")
+        await reader.read()  # until the client leaves: it does not wait for the million bytes
+
+    web.answers["/hook"] = take
+    await web.client("files.test").post(web.url("files.test", "/hook"), b"body", {"ce-id": "1"})
+    assert received == [b"body"]
+    head = web.heads[0].lower()
+    assert head.startswith("post /hook ")
+    assert "ce-id: 1" in head
+    assert "content-length: 4" in head
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"])
+async def test_a_post_is_never_redirected(web: Web, status: str) -> None:
+    web.answers["/hook"] = _response(b"", status, Location=web.url("files.test", "/secret"))
+    web.answers["/secret"] = _response(b"")
+    with pytest.raises(OutboundError, match="redirects are not followed"):
+        await web.client("files.test").post(web.url("files.test", "/hook"), b"", {})
+    assert len(web.heads) == 1
+
+
+@pytest.mark.parametrize("status", ["100 Continue", "400 Bad Request", "404 Not Found", "500 no", "503 later"])
+async def test_a_post_is_done_with_a_2xx_and_nothing_else(web: Web, status: str) -> None:
+    web.answers["/hook"] = _response(b"inner details", status)
+    with pytest.raises(OutboundError) as caught:
+        await web.client("files.test", total_s=0.5).post(web.url("files.test", "/hook?token=abc"), b"", {})
+    assert "details" not in str(caught.value)
+    assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [("loopback.test", "127.0.0.1"), ("metadata.test", "169.254.169.254"), ("inside.test", "10.0.0.1")],
+)
+async def test_a_post_goes_to_no_address_that_is_not_public(web: Web, name: str, address: str) -> None:
+    web.names[name] = [[address]]
+    web.answers["/hook"] = _response(b"")
+    with pytest.raises(OutboundRefusedError, match=address):
+        await web.client().post(web.url(name, "/hook"), b"", {})
+    with pytest.raises(OutboundRefusedError, match="not https"):
+        await web.client(allow_http=False).post(web.url(name, "/hook"), b"", {})
+    assert web.heads == []
+
+
+async def test_a_post_that_is_not_answered_is_given_up(web: Web) -> None:
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    web.answers["/hook"] = silent
+    with pytest.raises(OutboundError, match=r"did not answer within 0\.3 s"):
+        await web.client("files.test", total_s=0.3).post(web.url("files.test", "/hook"), b"", {})
+
+
+async def test_posts_that_hang_hold_up_no_fetch(web: Web) -> None:
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    web.answers["/hook"] = silent
+    web.answers["/x"] = _response(b"content")
+    client = web.client("files.test")
+    posts = [asyncio.create_task(client.post(web.url("files.test", "/hook"), b"", {})) for _ in range(20)]
+    await until(lambda: len(web.heads) == len(posts), "all are sent")
+    assert await client.fetch(web.url("files.test", "/x"), max_bytes=MAX_BYTES) == b"content"
+    for post in posts:
+        post.cancel()
+    await asyncio.wait(posts)
+
+
+async def test_a_refusal_names_what_allows_more_where_it_runs() -> None:
+    client = Outbound(OutboundRules(names=ON_ONE_MACHINE))
+    with pytest.raises(OutboundRefusedError, match="up --outbound-allow-http"):
+        await client.post("http://127.0.0.1/", b"", {})
+    with pytest.raises(OutboundRefusedError, match="up --outbound-allow`"):
+        await client.post("https://127.0.0.1/", b"", {})

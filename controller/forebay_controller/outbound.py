@@ -1,16 +1,19 @@
 """The platform's one HTTP client for addresses that users name: guarded, bounded, silent about what it read."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from forebay_controller.cluster.outbound_rules import (
+from forebay_controller.outbound_rules import (
     Address,
     OutboundRefusedError,
     OutboundRules,
@@ -24,11 +27,16 @@ TOTAL_S = 60.0
 CONNECT_S = 10.0
 SILENT_S = 15.0
 REQUESTS_MAX = 16
-"""At a time."""
+"""Fetched at a time."""
+POST_TOTAL_S = 30.0
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_OK = 200
+_REDIRECTED = 300
 _ADDRESSES_MAX = 32
 _READ_BYTES = 65_536
+_resolvers = ThreadPoolExecutor(32, "resolver")
+"""Threads of their own: names that nobody answers for would keep the loop's few from all other work."""
 _AGENT = "forebay"
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
@@ -40,7 +48,9 @@ class OutboundError(Exception):
 
 
 class Outbound:
-    """Fetches from addresses that users name. Each one is resolved once, checked, and connected to as checked.
+    """Fetches from, and posts to, addresses that users name.
+
+    Each one is resolved once, checked, and connected to as checked.
 
     `own_addresses()` gives the cluster's own as they are now (nodes, the API server), refused beside the rules' ones.
     """
@@ -53,12 +63,14 @@ class Outbound:
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
         total_s: float = TOTAL_S,
+        post_total_s: float = POST_TOTAL_S,
     ) -> None:
         self._rules = rules
         self._own_addresses = own_addresses
         self._resolve = resolve or resolve_host
         self._tls = tls or ssl.create_default_context()
         self._total_s = total_s
+        self._post_total_s = post_total_s
         self._slots = asyncio.Semaphore(REQUESTS_MAX)
 
     async def fetch(self, url: str, *, max_bytes: int) -> bytes:
@@ -72,16 +84,38 @@ class Outbound:
         except TimeoutError as error:
             raise OutboundError(f"{_host(url)} did not send everything within {self._total_s:g} s") from error
 
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
+        """Post to a URL; returns when it has answered with a status of success (2xx), of whose body nothing is read.
+
+        A redirect is not followed: it would send what is signed for one address to another. How many posts there are at
+        a time is for whoever has the bodies to bound. Raises OutboundRefusedError for what is not done, OutboundError
+        for what did not work.
+        """
+        try:
+            async with (
+                asyncio.timeout(self._post_total_s),
+                self._asked("POST", url, data=body, headers=headers) as answer,
+            ):
+                if not _OK <= answer.status < _REDIRECTED:
+                    followed = "; redirects are not followed" if answer.status in _REDIRECTS else ""
+                    raise OutboundError(f"{answer.url.raw_host} answered {answer.status}{followed}")
+        except TimeoutError as error:
+            raise OutboundError(f"{_host(url)} did not answer within {self._post_total_s:g} s") from error
+
     async def _follow(self, url: str, max_bytes: int) -> bytes:
         for _ in range(REDIRECTS_MAX + 1):
-            found = await self._get(url, max_bytes)
+            async with self._asked("GET", url) as answer:
+                found = await _read(answer, max_bytes)
             if isinstance(found, bytes):
                 return found
             url = found
         raise OutboundRefusedError(f"there are more than {REDIRECTS_MAX} redirects, the last one to {_host(url)}")
 
-    async def _get(self, text: str, max_bytes: int) -> bytes | str:
-        """One request; gives the body, or the URL that the answer redirects to."""
+    @contextlib.asynccontextmanager
+    async def _asked(
+        self, method: str, text: str, *, data: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request's answer; what goes wrong while it is read is told as an OutboundError, too."""
         url = check_url(text, self._rules)
         host, port = url.raw_host or "", url.port or 0
         addresses = await self._addresses(host, port)
@@ -104,9 +138,9 @@ class Outbound:
                     cookie_jar=aiohttp.DummyCookieJar(),
                     headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"},
                 ) as session,
-                session.get(url, allow_redirects=False) as answer,
+                session.request(method, url, data=data, headers=headers, allow_redirects=False) as answer,
             ):
-                return await _read(answer, url, max_bytes)
+                yield answer
         except TimeoutError as error:
             raise OutboundError(f"{host} did not answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -127,10 +161,17 @@ class Outbound:
 
 
 async def resolve_host(host: str, port: int) -> list[str]:
-    """A host's addresses by the system's resolver."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """A host's addresses by the system's resolver, which holds a thread until it has them. Raises OSError."""
+    with contextlib.suppress(ValueError):
+        return [str(ip_address(host.strip("[]")))]
+    loop = asyncio.get_running_loop()
+    found = await loop.run_in_executor(_resolvers, _look_up, host, port)
     # A link-local IPv6 address comes with its interface, as in fe80::1%eth0.
     return [str(where[0]).partition("%")[0] for _, _, _, _, where in found]
+
+
+def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 class _Pinned(AbstractResolver):
@@ -153,12 +194,13 @@ class _Pinned(AbstractResolver):
         """Nothing is held."""
 
 
-async def _read(answer: aiohttp.ClientResponse, url: URL, max_bytes: int) -> bytes | str:
-    host = url.raw_host
+async def _read(answer: aiohttp.ClientResponse, max_bytes: int) -> bytes | str:
+    """A body, or the URL that the answer redirects to."""
+    url, host = answer.url, answer.url.raw_host
     location = answer.headers.get("Location", "")
     if answer.status in _REDIRECTS and location:
         return _joined(url, location)
-    if answer.status != 200:  # noqa: PLR2004 - whatever else it says, it is not what was asked for
+    if answer.status != _OK:  # whatever else it says, it is not what was asked for
         raise OutboundError(f"{host} answered {answer.status}")
     if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise OutboundRefusedError(f"{host} compresses what it sends, though it was asked not to")

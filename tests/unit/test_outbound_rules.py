@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from forebay_controller.cluster.outbound_rules import OutboundRefusedError, OutboundRules, check_addresses, check_url
+from forebay_controller.outbound_rules import OutboundRefusedError, OutboundRules, check_addresses, check_url
 
 STRICT = OutboundRules()
 LOOSE = OutboundRules.of(

@@ -1,0 +1,32 @@
+-- Results: how an event ended, for whoever asks. Their number and bytes are bounded here (the oldest go, in batches,
+-- so that most ends pay for none), their age by the controller.
+local RESULTS_MAX_BYTES = 16777216
+local RESULTS_BATCH = 16
+-- Each weighs its frame's bytes and RESULTS_MAX_BYTES / RESULTS_MAX: one sum, `kept` in `live`, bounds both.
+local RESULT_WEIGHT = 16777
+
+-- Entries of `ended` go, and what `live` says of them. Their fields: `i` invocation id; `e` status, attempts, moment of
+-- acceptance and reason, with spaces between; `f` reply frame.
+local function forget_results(ended, live, entries)
+  local entry_ids, ids, weight = {}, {}, 0
+  for at, entry in ipairs(entries) do
+    entry_ids[at] = entry[1]
+    ids[at] = entry[2][2]
+    weight = weight + RESULT_WEIGHT + #entry[2][6]
+  end
+  redis.call('HDEL', live, unpack(ids))
+  redis.call('XDEL', ended, unpack(entry_ids))
+  redis.call('HINCRBY', live, 'kept', -weight)
+end
+
+-- The event's place is in `ended` from now on. `id`: its entry's, '' of one that had none. `status`: succeeded, failed
+-- or cancelled; `attempt`: starts made.
+local function keep_result(ended, live, record, id, status, attempt, reason, frame)
+  local invocation = invocation_id(record)
+  local how = string.format('%s %d %.0f %s', status, attempt, accepted_ms(record, id), reason)
+  local entry_id = redis.call('XADD', ended, '*', 'i', invocation, 'e', how, 'f', frame)
+  redis.call('HSET', live, invocation, 'e:' .. entry_id)
+  if redis.call('HINCRBY', live, 'kept', RESULT_WEIGHT + #frame) > RESULTS_MAX_BYTES then
+    forget_results(ended, live, redis.call('XRANGE', ended, '-', '+', 'COUNT', RESULTS_BATCH))
+  end
+end
