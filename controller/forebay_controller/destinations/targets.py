@@ -31,6 +31,8 @@ ACCEPTED_KEEP_S = 900
 """For so long a function does not take the same record twice: longer than a dead controller needs to be replaced."""
 INLINE_MAX_BYTES = 64 * limits.KIB
 """A record with a larger payload is made in a thread: reading it through would hold up everything else."""
+GROUPED_FIELD = "n"
+"""Of the groups' hash: how many events wait for their turn."""
 _HASH_BYTES = 16
 _VERSION_4 = 0x40
 _VARIANT = 0x80
@@ -124,12 +126,18 @@ class Targets:
         if target.state != ACTIVE:
             raise DeliveryError(f"the function {name} is not active")
         queue = VersionQueue(self._platform.function(target.namespace, target.name, target.uid))
-        lengths = [("XLEN", queue.async_), ("ZCARD", queue.delayed)]
-        if sum(checked(await pipeline(self._redis, lengths))) >= limits.ASYNC_QUEUE_MAX:
+        if await self._waiting(queue) >= limits.ASYNC_QUEUE_MAX:
             raise DeliveryError(f"the queue of the function {name} is full")
         if not await self._accept(target, queue, entry, f"{source.uid}/{entry.entry_id.decode()}", body):
             raise DeliveryError(f"the function {name} was just deleted")
         self._wake(target.uid)
+
+    async def _waiting(self, queue: VersionQueue) -> int:
+        """How many events count for a queue's bound, as gateways count them."""
+        lengths = [("XLEN", queue.async_), ("ZCARD", queue.delayed), ("XLEN", queue.outbox)]
+        *found, grouped = checked(await pipeline(self._redis, [*lengths, ("HGET", queue.groups, GROUPED_FIELD)]))
+        waiting: int = sum(found) + int(grouped or 0)
+        return waiting
 
     async def _accept(
         self, target: FunctionSpec, queue: VersionQueue, entry: OutboxEntry, delivery: str, body: bytes
