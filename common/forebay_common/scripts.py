@@ -22,6 +22,7 @@ class Script:
 
 ACCEPT_ASYNC = Script("accept_async", "c16368f2ad7902947262d84ff55d7b3b21439a50")
 ACCEPT_ONCE = Script("accept_once", "00499eafafec5634792ba4700644fa080f413a59")
+ADD_TO_STREAM = Script("add_to_stream", "b9dd24ca1b43cc28ad5c86e26eae8b9f80df37e5")
 CANCEL = Script("cancel", "ce3ac9083daa85e396d00fadba58a171f5ead3a1")
 CANCEL_EVENT = Script("cancel_event", "acf5b08db194dbfa98aa817d2b93093dfaf957dc")
 EXTEND = Script("extend", "f8f7db49290f4ce1d24a87b75096f95b1206e8f9")
@@ -41,6 +42,7 @@ TRIM_ENDED = Script("trim_ended", "88da28e353df0fe3911b20274bac9057303f6fca")
 ALL = (
     ACCEPT_ASYNC,
     ACCEPT_ONCE,
+    ADD_TO_STREAM,
     CANCEL,
     CANCEL_EVENT,
     EXTEND,

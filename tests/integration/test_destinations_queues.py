@@ -173,7 +173,7 @@ async def test_a_stream_gets_the_record_and_its_id(running: DestinationRig) -> N
     await running.end(spec, "failed", reason="RetriesExhausted")
     await running.emptied(spec)
     first, second = await stream_of(running, name)
-    assert first.keys() == {b"id", b"record"}
+    assert first.keys() == {b"id", b"record", b"total"}
     assert first[b"id"].decode().startswith(f"{UUID(bytes=ended.invocation_id)}_")
     told = [json.loads(fields[b"record"])["requestContext"]["condition"] for fields in (first, second)]
     assert sorted(told) == ["RetriesExhausted", "Success"]
