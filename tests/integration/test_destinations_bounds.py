@@ -1,19 +1,27 @@
 """What destinations may take of the platform: places under way, ids, memory of streams, time of records."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
+from typing import cast
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from forebay_common import scripts
+from forebay_common.queue import delete_function_keys
 from forebay_common.redis_client import command, run
 from forebay_common.spec import FunctionSpec
 from forebay_controller.destinations import document, streams
+from forebay_controller.destinations.couriers import RETRY_S, Couriers
 from forebay_controller.destinations.decisions import AT_ONCE_MAX, KEEP_MS, TOTAL_MAX
-from support.controller_rig import until
-from support.destination_rig import DestinationRig
+from forebay_controller.destinations.targets import Outgoing, Targets
+from forebay_controller.metrics import Metrics
+from forebay_controller.outbound import Outbound
+from support.controller_rig import SIGNING_KEY, until
+from support.destination_rig import LOOPBACK, DestinationRig
 from support.queue_side import accept, event
 from support.receiver import receiving
 
@@ -183,3 +191,48 @@ async def test_a_namespace_has_so_many_streams_until_one_is_deleted(
     await rig.end(specs[2])
     await rig.emptied(specs[2])
     assert len(await sizes(rig, names[2])) == 1
+
+
+class Away:
+    """A client of a Redis that is away; notes when it was asked."""
+
+    def __init__(self) -> None:
+        self.asked_s: list[float] = []
+
+    async def execute_command(self, *parts: object, **options: object) -> object:
+        del parts, options
+        self.asked_s.append(time.monotonic())
+        raise RedisConnectionError("nobody listens there")
+
+
+async def test_while_redis_is_away_it_is_asked_twice_a_second(redis: Redis, prefix: str) -> None:
+    rig = DestinationRig(redis, prefix)
+    spec = await rig.function(on_success=f"stream:{rig.new_name()}")
+    away = Away()
+    client = cast("Redis", away)
+    outgoing = Outgoing("us-east-1", "000000000000", SIGNING_KEY, lambda: Outbound(LOOPBACK))
+    targets = Targets(client, rig.platform, rig.source.functions, outgoing, lambda _: None)
+    couriers = Couriers(client, rig.source.functions, targets, Metrics(), lambda _: None)
+    couriers.note(spec.uid, rig.queue(spec), 1)
+    await until(lambda: len(away.asked_s) == 4, "it has been asked")
+    assert away.asked_s[3] - away.asked_s[0] > 2.5 * RETRY_S
+    couriers.note(spec.uid, rig.queue(spec), 1)
+    asked = len(away.asked_s)
+    couriers.forget(spec.uid)
+    await couriers.close(1.0)
+    assert len(away.asked_s) <= asked + 1
+    await rig.close()
+
+
+async def test_a_deleted_function_leaves_nothing_of_what_waited(rig: DestinationRig) -> None:
+    async with receiving() as receiver:
+        receiver.may_answer.clear()
+        spec = await rig.function(on_success=receiver.url)
+        await rig.end(spec, body=b'{"large": 1}')
+        await until(lambda: receiver.open_now == 1, "it is on its way")
+        rig.source.remove(spec.uid)
+        await rig.controller.retire(spec.uid)
+        await delete_function_keys(rig.redis, rig.queue(spec).keys)
+        receiver.may_answer.set()
+        await until(lambda: receiver.open_now == 0, "nobody waits for the receiver any more")
+        assert await rig.redis.keys(f"{rig.queue(spec).keys.base}:*") == []
