@@ -253,25 +253,42 @@ class TestCalls:
             answers.append(await http.post(function.path, content=b"1", headers=EVENT | key))
         assert [answer.status_code for answer in answers] == [422, 422, 422]
 
-    async def test_large_payloads_and_answers_come_again_as_they_were(
+    async def test_a_large_payload_is_stored_once(
         self, function: Deployed, http: httpx.AsyncClient, key: dict[str, str]
+    ) -> None:
+        async with function.served(Slow()) as instance:
+            answers = [await http.post(function.path, content=LARGE, headers=key) for _ in range(3)]
+        assert [answer.content for answer in answers] == [b'"done"'] * 3
+        assert len(instance.seen) == 1
+        await wait_until_async(lambda: _no_bodies(function), "the payloads are deleted")
+
+    @pytest.mark.parametrize("payload", [b'"' + b"x" * limits.RESULT_FRAME_MAX_BYTES + b'"', LARGE])
+    async def test_an_answer_that_is_too_large_to_be_kept_is_the_first_callers_only(
+        self, function: Deployed, http: httpx.AsyncClient, key: dict[str, str], payload: bytes
     ) -> None:
         claim = f"result:{secrets.token_hex(16)}"
         name = f"{function.queue.keys.base}:{claim}"
 
-        def claimed(record: Invocation) -> Sequence[ReplyFrame]:
-            return [ReplyFrame(token=record.reply_token, payload=None, claim=claim)]
+        def large(record: Invocation) -> Sequence[ReplyFrame]:
+            if payload is LARGE:
+                return [ReplyFrame(token=record.reply_token, payload=None, claim=claim)]
+            return [ReplyFrame(token=record.reply_token, payload=payload)]
 
-        await command(function.redis, "SET", name, LARGE, "EX", 60)
-        async with function.served(claimed) as instance:
-            answers = [await http.post(function.path, content=LARGE, headers=key) for _ in range(3)]
-        assert [answer.content == LARGE for answer in answers] == [True] * 3
+        async def gone() -> bool:
+            return await function.redis.exists(name) == 0
+
+        if payload is LARGE:
+            await command(function.redis, "SET", name, LARGE, "EX", 60)
+        async with function.served(large) as instance:
+            first, *repeats = [await http.post(function.path, headers=key) for _ in range(3)]
+        assert (first.status_code, first.content) == (200, payload)
+        for repeat in repeats:
+            assert (repeat.status_code, repeat.headers["x-amzn-errortype"]) == (409, "ResourceConflictException")
+            assert first.headers["x-amzn-requestid"] in repeat.json()["message"]
         assert len(instance.seen) == 1
-        await wait_until_async(lambda: _no_bodies(function), "the payloads are deleted")
-        await function.redis.unlink(name)
-        gone = await http.post(function.path, content=LARGE, headers=key)
-        assert (gone.status_code, gone.headers["x-amzn-errortype"]) == (409, "ResourceConflictException")
-        assert answers[0].headers["x-amzn-requestid"] in gone.json()["message"]
+        await wait_until_async(gone, "what lay beside the answer is deleted")
+        (value,) = await stored(function)
+        assert len(value) < 1024
 
     async def test_a_repeats_end_leaves_the_first_alone(
         self, function: Deployed, http: httpx.AsyncClient, gateway: GatewayProcess, key: dict[str, str]
@@ -314,9 +331,9 @@ class TestCalls:
         ]
         assert (await first).status_code == 429
         await wait_until_async(lambda: is_queued(function, 1), "a repeat is accepted")
-        async with function.served(echo) as instance:
+        async with function.served(Slow()) as instance:
             answers = await asyncio.gather(*repeats)
-        assert {(answer.status_code, len(answer.content)) for answer in answers} == {(200, len(LARGE))}
+        assert {(answer.status_code, answer.content) for answer in answers} == {(200, b'"done"')}
         assert len({answer.headers["x-amzn-requestid"] for answer in answers}) == 1
         assert sum(REPLAYED not in answer.headers for answer in answers) == 1
         # It waits for what is left of its own caller's wait.
@@ -402,6 +419,18 @@ class TestOverHttp:
         assert second.headers["x-amzn-requestid"] == first.headers["x-amzn-requestid"]
         assert (first.headers.get(REPLAYED), second.headers[REPLAYED]) == (None, "true")
         assert [answer.status_code for answer in others] == [422] * 5
+        assert len(instance.seen) == 1
+
+    @pytest.mark.parametrize("name", ["authorization", "cookie"])
+    async def test_another_client_is_not_given_what_the_first_was_answered(
+        self, function: Deployed, http: httpx.AsyncClient, key: dict[str, str], name: str
+    ) -> None:
+        path = f"/fn/{function.name}"
+        async with function.served(Slow(b'{"statusCode": 200, "body": "for a"}')) as instance:
+            first, second = [await http.post(path, headers=key | {name: "a"}) for _ in range(2)]
+            others = [await http.post(path, headers=headers) for headers in (key | {name: "b"}, key)]
+        assert (first.text, second.text, second.headers[REPLAYED]) == ("for a", "for a", "true")
+        assert [answer.status_code for answer in others] == [422, 422]
         assert len(instance.seen) == 1
 
     async def test_async_repeats_are_accepted_as_the_first_one(
