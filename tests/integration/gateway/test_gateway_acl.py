@@ -56,7 +56,8 @@ async def restricted(redis: Redis, user: dict[str, Any], prefix: str, tmp_path: 
 
 async def denied(redis: Redis, name: str) -> list[Any]:
     """What Redis refused the user."""
-    return [entry for entry in await command(redis, "ACL", "LOG") if entry["username"] == name]
+    entries = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in await command(redis, "ACL", "LOG")]
+    return [entry for entry in entries if entry[b"username"] == name.encode()]
 
 
 async def test_a_gateway_can_do_its_whole_work(redis: Redis, user: dict[str, Any], restricted: Deployed) -> None:
@@ -151,3 +152,11 @@ async def test_a_gateways_user_can_do_nothing_else(redis: Redis, user: dict[str,
                 await command(client, *forbidden)
     finally:
         await client.aclose()
+
+
+async def test_what_redis_refuses_a_user_is_found(redis: Redis, user: dict[str, Any]) -> None:
+    client = connect(RedisSettings.from_json(user))
+    with pytest.raises(NoPermissionError):
+        await command(client, "KEYS", "*")
+    await client.aclose()
+    assert b"keys" in {entry[b"object"] for entry in await denied(redis, user["username"])}
