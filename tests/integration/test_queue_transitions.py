@@ -243,7 +243,9 @@ class TestPromote:
     async def test_nothing_delayed_is_nothing_to_do(self, redis: Redis, queue: VersionQueue) -> None:
         assert await promote(redis, queue) == Promotion(0, None)
 
-    @pytest.mark.parametrize("place", [b"1700-0", b"e:1700-0", b"g" + event().encode()])
+    @pytest.mark.parametrize(
+        "place", [b"1700-0", b"e:1700-0", b"g" + event().encode()], ids=["queued", "ended", "in a group"]
+    )
     async def test_one_that_is_elsewhere_stays_there(self, redis: Redis, queue: VersionQueue, place: bytes) -> None:
         stray, due = event(), event()
         for number, record in enumerate((stray, due)):
