@@ -109,7 +109,7 @@ BREAKAGES = (
         (
             Change(
                 "common/forebay_common/lua/accept_async.lua",
-                "  redis.call('SET', KEYS[6], ARGV[5] .. id .. 'a', 'EX', ARGV[6])\n",
+                "  redis.call('SET', once, ARGV[5] .. id .. 'a', 'EX', ARGV[6])\n",
                 "",
             ),
         ),
