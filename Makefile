@@ -3,7 +3,7 @@ VENV := .venv
 AWS_VENV := .venv-aws
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test chaos chaos-selftest images e2e lint format bench requirements clean
+.PHONY: help install demo test chaos chaos-selftest test-upgrade images e2e lint format bench requirements clean
 
 help: ## Show what each target does
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ chaos: $(VENV)/installed ## Faults by seed on the real platform, compared with a
 
 chaos-selftest: $(VENV)/installed ## Break the product on purpose, and see that chaos finds each mistake
 	$(BIN)/python -m tests.chaos selftest
+
+test-upgrade: $(VENV)/installed ## Parts of this release beside those of the one before, under load
+	$(BIN)/pytest tests/upgrade
 
 images: ## Build the four container images with docker, podman or buildah; REGISTRY=… pushes them
 	@scripts/images.sh

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from forebay_cli import defaults, destination_commands, event_commands
+from forebay_cli import defaults, destination_commands, event_commands, up_arguments
 from forebay_cli.errors import UserError
 from forebay_cli.options import Name, Namespace, OutputOption, client_of, complete_name
 from forebay_cli.output import Output
@@ -59,71 +59,22 @@ def _forebay(
 @app.command()
 def up(
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = defaults.HOST,
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = defaults.PORT,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Where functions, events and logs are kept.", show_default="~/.local/share/forebay"),
-    ] = None,
-    redis: Annotated[
-        str | None,
-        typer.Option(help="Use this Redis instead of the embedded Valkey: redis://HOST:PORT/0, redis+sentinel://…"),
-    ] = None,
-    durability: Annotated[
-        str,
-        typer.Option(help="Where an accepted event is: process (in Redis), fsync (on its disk), replica."),
-    ] = defaults.DURABILITY,
-    async_retry_delays: Annotated[
-        str, typer.Option(help="Seconds before each retry of a failed async event.")
-    ] = defaults.ASYNC_RETRY_DELAYS,
-    result_retention: Annotated[
-        int,
-        typer.Option(
-            help="Seconds for which it is known how an async event ended.",
-            min=limits.RESULT_RETENTION_MIN_S,
-            max=limits.RESULT_RETENTION_MAX_S,
-        ),
-    ] = limits.RESULT_RETENTION_S,
-    idempotency_retention: Annotated[
-        int,
-        typer.Option(
-            help="Seconds for which an Idempotency-Key stands for its first call.",
-            min=1,
-            max=limits.IDEMPOTENCY_RETENTION_MAX_S,
-        ),
-    ] = limits.IDEMPOTENCY_RETENTION_S,
-    watch: Annotated[
-        Path | None,
-        typer.Option(
-            help="Deploy every sub-folder and .py file of this folder, again at each save.",
-            exists=True,
-            file_okay=False,
-        ),
-    ] = None,
-    allowed_host: Annotated[
-        list[str] | None, typer.Option(help="A Host name beside loopback's that requests may carry (repeatable).")
-    ] = None,
-    auth: Annotated[
-        str | None,
-        typer.Option(
-            help="required: calls need a key or a signature; off: they need none.",
-            show_default="required beyond loopback",
-        ),
-    ] = None,
-    allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="With --auth off: let whoever reaches it run code here.")
-    ] = False,
-    outbound_allow: Annotated[
-        list[str] | None,
-        typer.Option(help="A host, address or CIDR that is not public and that destinations may be at (repeatable)."),
-    ] = None,
-    outbound_allow_http: Annotated[
-        bool, typer.Option("--outbound-allow-http", help="Let destinations be http:// URLs, too.")
-    ] = False,
-    log_level: Annotated[str, typer.Option(help="What the platform logs: debug, info, warning or error.")] = "info",
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show the platform's log, not warnings only.")
-    ] = False,
+    host: up_arguments.Host = defaults.HOST,
+    port: up_arguments.Port = defaults.PORT,
+    data_dir: up_arguments.DataDir = None,
+    redis: up_arguments.RedisUrl = None,
+    durability: up_arguments.Durability = defaults.DURABILITY,
+    async_retry_delays: up_arguments.AsyncRetryDelays = defaults.ASYNC_RETRY_DELAYS,
+    result_retention: up_arguments.ResultRetention = limits.RESULT_RETENTION_S,
+    idempotency_retention: up_arguments.IdempotencyRetention = limits.IDEMPOTENCY_RETENTION_S,
+    watch: up_arguments.Watch = None,
+    allowed_host: up_arguments.AllowedHost = None,
+    auth: up_arguments.Auth = None,
+    allow_remote: up_arguments.AllowRemote = False,
+    outbound_allow: up_arguments.OutboundAllow = None,
+    outbound_allow_http: up_arguments.OutboundAllowHttp = False,
+    log_level: up_arguments.LogLevel = "info",
+    verbose: up_arguments.Verbose = False,
 ) -> None:
     """Start the platform on this machine; Ctrl-C stops it."""
     from forebay_cli.embedded_valkey import parse_redis_url  # noqa: PLC0415

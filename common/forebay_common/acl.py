@@ -21,10 +21,12 @@ def gateway_acl(prefix: str) -> tuple[str, ...]:
         f"&{platform.wake_channel}",
         f"~{of_functions}:q:*",
         f"~{of_functions}:body:*",
-        *("+ping", "+select", "+role", "+cluster|slots", "+asking", "+multi", "+exec", "+publish"),
+        # All keys of a script lie under one rule: one that accepts or takes back has those of its queue beside it.
+        f"~{of_functions}:once:*",
+        *("+ping", "+select", "+role", "+cluster|slots", "+asking", "+multi", "+exec", "+publish", "+wait"),
         *("+xadd", "+xlen", "+zcard", "+evalsha", "+xpending", "+xdel"),
         # What accepts an event: its place, its time and its group's turn; how many wait for such a turn.
-        *("+time", "+exists", "+zadd", "+hset", "+hsetnx", "+hincrby", "+rpush"),
+        *("+time", "+exists", "+zadd", "+hexists", "+hset", "+hsetnx", "+hincrby", "+rpush"),
         f"(+hget %R~{of_functions}:q:*:groups)",
         f"(+get +set +unlink ~{of_functions}:once:*)",
         f"(+set +unlink ~{of_functions}:body:*)",

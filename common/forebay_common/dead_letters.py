@@ -135,19 +135,15 @@ def _redrive(queue: VersionQueue, letter: DeadLetter) -> Call:
 async def purge(redis: Redis, queue: VersionQueue, entry_ids: Sequence[bytes] | None = None) -> int:
     """Remove dead letters (None: all there are) with their bodies; gives how many there still were.
 
-    Raises redis.exceptions.RedisError.
+    One that is redriven meanwhile keeps its body. Raises redis.exceptions.RedisError.
     """
     if entry_ids is None:
         entry_ids = [entry_id async for entry_id, _ in _entries(redis, queue, "", 0, 0)]
     purged = 0
     for at in range(0, len(entry_ids), _PAGE):
         letters = [found for found in await get_dead(redis, queue, entry_ids[at : at + _PAGE]) if found is not None]
-        if not letters:
-            continue
-        bodies = [key for letter in letters for key in queue.body(letter.claim)]
-        removal = [("UNLINK", *bodies)] if bodies else []
-        ids = (letter.entry_id for letter in letters)
-        purged += checked(await pipeline(redis, [*removal, ("XDEL", queue.dead, *ids)], transaction=True))[-1]
+        calls = [(scripts.DISCARD, (queue.dead, *queue.body(it.claim)), (it.entry_id,)) for it in letters]
+        purged += sum(await run_many(redis, calls))
     return purged
 
 

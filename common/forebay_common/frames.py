@@ -65,6 +65,26 @@ def result_frame(payload: bytes, error_kind: int, flags: int, duration_us: int, 
     return b"".join((HEADER.pack(VERSION, kind, error_kind, flags, 0, _NO_TOKEN, *took), version, _INLINE, payload))
 
 
+def kept_frame(frame: "ReplyFrame", data: bytes) -> bytes:
+    """A reply as it is kept for repetitions of its call; `data`: the frame as the call's own caller gets it.
+
+    An answer that is larger than `RESULT_FRAME_MAX_BYTES`, or lies under a claim, is kept without its payload.
+    """
+    if frame.payload is not None and len(data) <= RESULT_FRAME_MAX_BYTES:
+        return data
+    return ReplyFrame(
+        token=frame.token,
+        payload=b"",
+        kind=frame.kind,
+        error_kind=frame.error_kind,
+        flags=frame.flags | FLAG_PAYLOAD_OMITTED,
+        sequence=frame.sequence,
+        duration_us=frame.duration_us,
+        init_us=frame.init_us,
+        version_run=frame.version_run,
+    ).encode()
+
+
 def version_field(version: str) -> bytes:
     """The field that names the version that ran; nothing for `$LATEST`."""
     return b"" if version == "$LATEST" else pack_field(TAG_VERSION_RUN, version.encode())

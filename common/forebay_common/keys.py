@@ -130,6 +130,10 @@ class PlatformKeys:
         """Stream that functions of one namespace name as a destination of their events' ends."""
         return f"{self.prefix}:{{stream/{namespace}/{name}}}"
 
+    def streams(self, namespace: str) -> str:
+        """Sorted set of the names of a namespace's streams; score = Unix s up to which one is counted."""
+        return f"{self.prefix}:{{streams/{namespace}}}"
+
     def function(self, namespace: str, name: str, uid: str) -> FunctionKeys:
         """Keys of one function."""
         return FunctionKeys(self.prefix, namespace, name, uid)

@@ -10,7 +10,7 @@ from forebay_common.events import frame_of
 from forebay_common.frames import ReplyFrame
 from forebay_common.queue import VersionQueue
 from forebay_common.record import Invocation
-from forebay_common.redis_client import Part, checked, command, pipeline, run
+from forebay_common.redis_client import command, run
 from forebay_common.tlv import CodecError
 
 _log = logging.getLogger(__name__)
@@ -64,10 +64,7 @@ def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> OutboxEntry:
 
 async def outbox_done(redis: Redis, queue: VersionQueue, entry: OutboxEntry) -> None:
     """The destination has been told: the entry goes, with the event's body. Raises redis.exceptions.RedisError."""
-    removal: list[tuple[Part, ...]] = [("XDEL", queue.outbox, entry.entry_id)]
-    if entry.record.claim:
-        removal.append(("UNLINK", *queue.body(entry.record.claim)))
-    checked(await pipeline(redis, removal, transaction=True))
+    await run(redis, scripts.DISCARD, (queue.outbox, *queue.body(entry.record.claim)), (entry.entry_id,))
 
 
 async def outbox_dead(redis: Redis, queue: VersionQueue, entry: OutboxEntry, reason: str) -> bool:

@@ -279,20 +279,17 @@ async def trim_dead_letters(redis: Redis, queue: VersionQueue, dead: int) -> int
     entries: list[tuple[bytes, dict[bytes, bytes]]] = await command(
         redis, "XRANGE", queue.dead, "-", "+", "COUNT", over
     )
-    bodies = [body for _, fields in entries if (body := _body_key(queue.keys, fields[b"r"])) is not None]
-    removal = [("UNLINK", *bodies)] if bodies else []
-    checked(await pipeline(redis, [*removal, ("XDEL", queue.dead, *(ident for ident, _ in entries))], transaction=True))
-    return len(entries)
+    calls = [(scripts.DISCARD, (queue.dead, *_body(queue, fields[b"r"])), (ident,)) for ident, fields in entries]
+    return sum(await run_many(redis, calls))
 
 
-def _body_key(keys: FunctionKeys, record: bytes) -> str | None:
+def _body(queue: VersionQueue, record: bytes) -> tuple[str, ...]:
     try:
-        claim = Invocation.decode(record).claim
+        return queue.body(Invocation.decode(record).claim)
     except CodecError as error:
         # A newer release's record: its body goes with its own TTL.
         _log.warning("dead letter cannot be read: %s", error)
-        return None
-    return f"{keys.base}:{claim}" if claim else None
+        return ()
 
 
 async def delete_function_keys(redis: Redis, keys: FunctionKeys, versions: Sequence[str] = ("$LATEST",)) -> None:

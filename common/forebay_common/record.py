@@ -21,8 +21,6 @@ FLAG_DESTINATION_SUCCESS = 0x0004
 """The function has a destination that is told when the event succeeds."""
 FLAG_DESTINATION_FAILURE = 0x0008
 """The function has a destination that is told when the event fails for good; it replaces the dead letter."""
-FLAG_DESTINATION_SUCCESS = 0x0004
-FLAG_DESTINATION_FAILURE = 0x0008
 
 TAG_REPLY_TOKEN = 0x02
 TAG_REPLY_ADDRESS = 0x03

@@ -19,7 +19,7 @@ from forebay_common.frames import ERROR_CANNOT_START, ERROR_INSTANCE_LOST, KIND_
 from forebay_common.keys import GROUP, RECORD_FIELD, PlatformKeys
 from forebay_common.queue import CONTROLLER_CONSUMER, VersionQueue
 from forebay_common.record import Invocation
-from forebay_common.redis_client import Part, checked, command, pipeline, run, run_many
+from forebay_common.redis_client import Call, Part, checked, command, pipeline, run, run_many
 from forebay_common.tlv import CodecError
 
 ATTEMPTS_DEFAULT = 1 + limits.ASYNC_RETRIES_DEFAULT
@@ -223,7 +223,7 @@ async def _fail(
     bodies: list[str] = []
     removed = [lease.entry_id for lease in leases if not lease.unreadable]
     under_key = await once.frames_of(redis, queue.keys, [lease.record for lease in leases if lease.record is not None])
-    tells: list[Sequence[Part]] = []
+    settlements: list[Call] = []
     for lease in leases:
         record = lease.record
         if record is None:
@@ -233,13 +233,18 @@ async def _fail(
             said = answer(lease, record)
             frame = said.encode()
             if record.invocation_id in under_key:
-                tells += once.settle(queue.keys, record, frame, ran=said.error_kind == ERROR_INSTANCE_LOST)
+                ran = said.error_kind == ERROR_INSTANCE_LOST
+                settlements += once.settlement(queue.keys, record, frame, ran=ran)
         if record.reply_address:
             replies.setdefault(record.reply_address, []).append(frame)
         bodies += queue.body(record.claim)
     # Who is told and calls again at once must find the key settled.
-    tells += [("RPUSH", f"{platform.prefix}:{address}", *frames) for address, frames in replies.items()]
-    if tells:
+    if settlements:
+        await run_many(redis, settlements)
+    if replies:
+        tells: list[Sequence[Part]] = [
+            ("RPUSH", f"{platform.prefix}:{address}", *frames) for address, frames in replies.items()
+        ]
         checked(await pipeline(redis, tells))
     if removed:
         # The caller knows by now; dying before this step only tells it again.

@@ -94,8 +94,7 @@ def error_document(frame: ReplyFrame) -> bytes:
     payload = frame.payload or b""
     if is_json(payload) and payload.lstrip().startswith(b"{"):
         return payload
-    text = payload.decode(errors="replace")
-    return json.dumps({"errorType": _REFUSED, "errorMessage": text}).encode()
+    return json.dumps(_refusal(payload)).encode()
 
 
 def is_omitted(frame: ReplyFrame | None) -> bool:
@@ -129,9 +128,27 @@ def _error_words(frame: ReplyFrame | None) -> tuple[str, str]:
     """The type and message of the last error; "" where there is none."""
     if frame is None or frame.payload is None or is_omitted(frame):
         return "", ""
-    document: dict[str, Any] = json.loads(error_document(frame))
-    kind, text = (document.get(name) for name in ("errorType", "errorMessage"))
-    return tuple(str(word or "")[:SHOWN_TEXT_MAX_CHARS] for word in (kind, text))  # type: ignore[return-value] # two
+    document = _parsed(frame.payload)
+    if not isinstance(document, dict):
+        document = _refusal(frame.payload)
+    return _shown_text(document.get("errorType")), _shown_text(document.get("errorMessage"))
+
+
+def _shown_text(value: object) -> str:
+    """Some text that can be encoded: JSON can name halves of characters."""
+    return str(value or "")[:SHOWN_TEXT_MAX_CHARS].encode(errors="replace").decode()
+
+
+def _refusal(payload: bytes) -> dict[str, Any]:
+    return {"errorType": _REFUSED, "errorMessage": payload.decode(errors="replace")}
+
+
+def _parsed(payload: bytes) -> object:
+    """A JSON value; None when it is none."""
+    try:
+        return json.loads(payload.decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _no_constant(name: str) -> None:

@@ -8,7 +8,69 @@ from forebay_controller.autoscale import Reason
 from forebay_controller.instances import Instance, State
 
 ASYNC_OUTCOMES = ("done", "retry", "dead", "expired", "cancelled")
+_FUNCTION = ("namespace", "function")
 _START_BUCKETS_S = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2, 4, 8, 16, 32, 64)
+
+
+class QueueGauges:
+    """Each function's queues as the last look saw them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.queue_depth = Gauge(
+            "forebay_queue_depth",
+            "Calls and events that no instance holds.",
+            (*_FUNCTION, "kind"),
+            registry=registry,
+        )
+        self.queue_age = Gauge(
+            "forebay_queue_oldest_age_seconds",
+            "Age of the oldest call or event that no instance holds.",
+            (*_FUNCTION, "kind"),
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "forebay_leased", "Calls and events that an instance holds.", _FUNCTION, registry=registry
+        )
+        self.delayed = Gauge(
+            "forebay_delayed_events", "Events that wait for a later attempt.", _FUNCTION, registry=registry
+        )
+        self.dead_letters = Gauge(
+            "forebay_dead_letters", "Events that were given up and are kept.", _FUNCTION, registry=registry
+        )
+        self.grouped = Gauge(
+            "forebay_grouped_events", "Events that wait for their group's turn.", _FUNCTION, registry=registry
+        )
+        self.results = Gauge(
+            "forebay_kept_results", "Ended events whose result can be read.", _FUNCTION, registry=registry
+        )
+        self.outbox = Gauge(
+            "forebay_destination_pending",
+            "Ended events whose destination has not been told yet.",
+            _FUNCTION,
+            registry=registry,
+        )
+
+    def observe(self, function: str, seen: QueueState) -> None:
+        """A function (NAMESPACE/NAME) as it is now."""
+        labels = function.split("/")
+        for kind, stream in (("sync", seen.sync), ("async", seen.async_)):
+            self.queue_depth.labels(*labels, kind).set(stream.queued)
+            self.queue_age.labels(*labels, kind).set((stream.oldest_age_ms or 0) / 1000)
+        self.in_flight.labels(*labels).set(seen.sync.in_flight + seen.async_.in_flight)
+        self.delayed.labels(*labels).set(seen.delayed)
+        self.dead_letters.labels(*labels).set(seen.dead)
+        self.outbox.labels(*labels).set(seen.outbox)
+        self.grouped.labels(*labels).set(seen.grouped)
+        self.results.labels(*labels).set(seen.ended)
+
+    def forget(self, function: str) -> None:
+        """The function is deleted."""
+        labels = function.split("/")
+        for kind in ("sync", "async"):
+            self.queue_depth.remove(*labels, kind)
+            self.queue_age.remove(*labels, kind)
+        for gauge in (self.in_flight, self.delayed, self.dead_letters, self.outbox, self.grouped, self.results):
+            gauge.remove(*labels)
 
 
 class Metrics:
@@ -18,49 +80,16 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._reported: dict[str, InstanceReport] = {}
         self._told: dict[str, set[tuple[str, str]]] = {}
-        function = ("namespace", "function")
-        self.queue_depth = Gauge(
-            "forebay_queue_depth",
-            "Calls and events that no instance holds.",
-            (*function, "kind"),
-            registry=self.registry,
-        )
-        self.queue_age = Gauge(
-            "forebay_queue_oldest_age_seconds",
-            "Age of the oldest call or event that no instance holds.",
-            (*function, "kind"),
-            registry=self.registry,
-        )
-        self.in_flight = Gauge(
-            "forebay_leased", "Calls and events that an instance holds.", function, registry=self.registry
-        )
-        self.delayed = Gauge(
-            "forebay_delayed_events", "Events that wait for a later attempt.", function, registry=self.registry
-        )
-        self.dead_letters = Gauge(
-            "forebay_dead_letters", "Events that were given up and are kept.", function, registry=self.registry
-        )
-        self.grouped = Gauge(
-            "forebay_grouped_events", "Events that wait for their group's turn.", function, registry=self.registry
-        )
-        self.results = Gauge(
-            "forebay_kept_results", "Ended events whose result can be read.", function, registry=self.registry
-        )
-        self.outbox = Gauge(
-            "forebay_destination_pending",
-            "Ended events whose destination has not been told yet.",
-            function,
-            registry=self.registry,
-        )
+        self._queues = QueueGauges(self.registry)
         self.destinations = Counter(
             "forebay_destination_records",
             "Ended events by what came of telling their destination: delivered, failed (it is tried again), given_up "
             "(a dead letter), dropped (there is no destination any more); by the kind of destination.",
-            (*function, "kind", "outcome"),
+            (*_FUNCTION, "kind", "outcome"),
             registry=self.registry,
         )
         self.instances = Gauge(
-            "forebay_instances", "Instances by what they do.", (*function, "state"), registry=self.registry
+            "forebay_instances", "Instances by what they do.", (*_FUNCTION, "state"), registry=self.registry
         )
         self.decisions = Counter(
             "forebay_scaling_decisions",
@@ -78,16 +107,16 @@ class Metrics:
             "forebay_async_events",
             "Async events by what became of a delivery: done, retry, dead, expired or cancelled; from the instances' "
             "heartbeats.",
-            (*function, "outcome"),
+            (*_FUNCTION, "outcome"),
             registry=self.registry,
         )
         self.start_failures = Counter(
-            "forebay_instance_start_failures", "Instances that did not get ready.", function, registry=self.registry
+            "forebay_instance_start_failures", "Instances that did not get ready.", _FUNCTION, registry=self.registry
         )
         self.starts = Histogram(
             "forebay_instance_start_seconds",
             "From the decision to start an instance until it is ready.",
-            function,
+            _FUNCTION,
             buckets=_START_BUCKETS_S,
             registry=self.registry,
         )
@@ -99,15 +128,7 @@ class Metrics:
     def observe(self, function: str, seen: QueueState, instances: list[Instance]) -> None:
         """A function (NAMESPACE/NAME) as the last look saw it."""
         labels = function.split("/")
-        for kind, stream in (("sync", seen.sync), ("async", seen.async_)):
-            self.queue_depth.labels(*labels, kind).set(stream.queued)
-            self.queue_age.labels(*labels, kind).set((stream.oldest_age_ms or 0) / 1000)
-        self.in_flight.labels(*labels).set(seen.sync.in_flight + seen.async_.in_flight)
-        self.delayed.labels(*labels).set(seen.delayed)
-        self.dead_letters.labels(*labels).set(seen.dead)
-        self.outbox.labels(*labels).set(seen.outbox)
-        self.grouped.labels(*labels).set(seen.grouped)
-        self.results.labels(*labels).set(seen.ended)
+        self._queues.observe(function, seen)
         counts = dict.fromkeys(State, 0)
         for instance in instances:
             counts[instance.state] += 1
@@ -163,11 +184,7 @@ class Metrics:
         labels = function.split("/")
         for kind, outcome in self._told.pop(function, ()):
             self.destinations.remove(*labels, kind, outcome)
-        for kind in ("sync", "async"):
-            self.queue_depth.remove(*labels, kind)
-            self.queue_age.remove(*labels, kind)
-        for gauge in (self.in_flight, self.delayed, self.dead_letters, self.outbox, self.grouped, self.results):
-            gauge.remove(*labels)
+        self._queues.forget(function)
         for state in State:
             self.instances.remove(*labels, state.value)
         for outcome in ASYNC_OUTCOMES:

@@ -110,7 +110,8 @@ class DeadLettersApi:
             since_ms=wanted.since_ms,
             until_ms=wanted.until_ms,
         )
-        items = [DeadLetterItem(**event_json.dead_letter_members(letter)) for letter in page.entries]
+        # Megabytes of errors to be read would stall every other request.
+        items = await asyncio.to_thread(_items, page.entries)
         return DeadLetterList(dead_letters=items, next=page.next or None)
 
     async def get_dead_letter(self, name: str, entry: str, request: Request) -> Response:
@@ -200,6 +201,10 @@ class DeadLettersApi:
     async def _wake(self, spec: FunctionSpec) -> None:
         """The controller looks again: at what is queued, and at how many dead letters are left."""
         await command(self._redis, "PUBLISH", self._wake_channel, f"{spec.key}/{spec.uid}")
+
+
+def _items(letters: Sequence[DeadLetter]) -> list[DeadLetterItem]:
+    return [DeadLetterItem(**event_json.dead_letter_members(letter)) for letter in letters]
 
 
 def _read_redrive(body: bytes) -> RedriveInput:

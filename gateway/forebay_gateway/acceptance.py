@@ -18,8 +18,8 @@ from forebay_gateway import admission, counters, lambda_errors, wake
 from forebay_gateway.call_options import PLAIN, CallOptions, Once
 from forebay_gateway.durability import NotReplicated
 from forebay_gateway.lambda_errors import Refusal
-from forebay_gateway.queue_commands import LINE, Append, append
-from forebay_gateway.redis_faults import AWAY, MAY_RUN, NOT_REPLICATED, UNKNOWN_SCRIPT, code_of, words_of
+from forebay_gateway.queue_commands import LINE, Append, append, large_body_key
+from forebay_gateway.redis_faults import AWAY, FULL, MAY_RUN, NOT_REPLICATED, UNKNOWN_SCRIPT, code_of, words_of
 from forebay_gateway.redis_link import Commands, NotConnected, RedisUnavailable, ignore, sink_of
 from forebay_gateway.resp import bulk, pack
 from forebay_gateway.table import Function, Load, Route, script_head
@@ -32,6 +32,9 @@ SCRIPT_PAUSE_MAX_S = 0.25
 
 _ACCEPTED = 0
 _REPEATED = 1
+_WITHOUT_BODY = 3
+_PLACES = 4
+"""How many keys `Route.accept_keys` has."""
 _ID = LINE + b"$16\r\n"
 """Ends the record; the invocation id follows."""
 _NOW = LINE + bulk(0) + bulk("")
@@ -75,9 +78,10 @@ class Acceptance:
             self._sample(load, route, now_s)
             raise function.counted(refusal)
         start, end, delay_ms = route.accept_head, _NOW, 0
-        if options is not PLAIN:
+        body_key = large_body_key(function.base, payload, invocation_id)
+        if options is not PLAIN or body_key:
             delay_ms = options.starts_in_ms(time.time() * 1000)
-            start, end = self._special(function, route, options, delay_ms, once)
+            start, end = self._special(function, route, options, delay_ms, once, body_key)
             if options.group:
                 extras += pack_field(record.TAG_GROUP_HASH, options.group)
         fields = route.async_qualified_fields if qualified else route.async_fields
@@ -103,6 +107,8 @@ class Acceptance:
         self._drop(made)
         if reply is None:
             raise function.counted(lambda_errors.deleted(entry.arn))
+        if reply[0] == _WITHOUT_BODY:
+            raise function.counted(lambda_errors.unavailable(words_of(made.body_error) if made.body_error else FULL))
         if reply[0] != _REPEATED:
             raise function.counted(lambda_errors.key_reused())
         function.counters.outcomes[counters.REPLAYED] += 1
@@ -110,16 +116,25 @@ class Acceptance:
         return first_id
 
     def _special(
-        self, function: Function, route: Route, options: CallOptions, delay_ms: int, once: Once | None
+        self,
+        function: Function,
+        route: Route,
+        options: CallOptions,
+        delay_ms: int,
+        once: Once | None,
+        body_key: bytes,
     ) -> tuple[bytes, bytes]:
-        """Start and end of the command for an event that asks for more than to be queued."""
+        """Start and end of the command for an event that asks for more than to be queued, or is large."""
         group = function.keys.group(route.version, options.group).encode() if options.group else route.async_key
-        keys = route.accept_keys + bulk(group)
+        keys = [group]
         arguments = LINE + bulk(delay_ms) + bulk(options.group)
-        if once is None:
-            return script_head(scripts.ACCEPT_ASYNC, 5, 4) + keys + b"$", arguments
-        start = script_head(scripts.ACCEPT_ASYNC, 6, 6) + keys + bulk(function.keys.once(once.key)) + b"$"
-        return start, arguments + bulk(once.request) + self._retention
+        if once is not None:
+            keys.append(function.keys.once(once.key).encode())
+            arguments += bulk(once.request) + self._retention
+        if body_key:
+            keys.append(body_key)
+        head = script_head(scripts.ACCEPT_ASYNC, _PLACES + len(keys), 4 if once is None else 6)
+        return head + route.accept_keys + b"".join(map(bulk, keys)) + b"$", arguments
 
     def _write(self, load: Load, made: Append, answered: asyncio.Future[Any]) -> None:
         """Write an event; `answered` gets the script's reply. Raises NotConnected."""
@@ -131,8 +146,11 @@ class Acceptance:
                 load.async_since += 1
             settle(reply)
 
+        def body_sink(reply: Any) -> None:
+            made.body_error = reply if isinstance(reply, hiredis.ReplyError) else None
+
         if made.body:
-            self._commands.write((made.body,), ignore)
+            self._commands.write((made.body,), body_sink)
         self._commands.write(made.entry, sink)
 
     def _touch(self, function: Function, invocation_id: bytes) -> None:

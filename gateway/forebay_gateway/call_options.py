@@ -70,6 +70,14 @@ class Once(NamedTuple):
     request: bytes
 
 
+def key_among(key: bytes, access_key_id: str) -> bytes:
+    """An idempotency key's hash among those of the caller who showed this access key; "": nobody was asked for one.
+
+    So nobody is given an answer that another caller was given, however they come to use the same key.
+    """
+    return hashed(b"%b/%b" % (access_key_id.encode(), key)) if access_key_id else key
+
+
 def read_options(headers: Mapping[bytes, bytes], *, run_async: bool, now_ms: float) -> CallOptions:
     """Read the headers of a call (each name once, repeated ones joined by commas). Raises Refusal, a 400."""
     if HEADERS.isdisjoint(headers):

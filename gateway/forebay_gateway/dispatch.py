@@ -222,11 +222,12 @@ class Dispatcher:
             raise function.counted(not_run)
         return reply
 
-    def write(self, made: Append, sink: Sink) -> None:
-        """Write a call; `sink` gets the reply of the command that queues it. Raises NotConnected."""
+    def write(self, call: SyncCall, made: Append) -> None:
+        """Write a call; it is told of the replies. Raises NotConnected."""
+        call.body_key = made.body_key
         if made.body:
-            self._commands.write((made.body,), ignore)
-        self._commands.write(made.entry, sink)
+            self._commands.write((made.body,), call.body_written)
+        self._commands.write(made.entry, call.appended)
 
     def _plain(
         self,
@@ -248,8 +249,7 @@ class Dispatcher:
             function.base, route.sync_head, b"".join((fixed, TOKEN_HEAD, call.token, fields)), payload, LINE,
             invocation_id=invocation_id, body_ttl_s=limits.CLAIM_TTL_S,
         )  # fmt: skip
-        call.body_key = made.body_key
-        self.write(made, call.appended)
+        self.write(call, made)
         return call
 
     def _sample_sync(self, function: Function, route: Route, now_s: float) -> None:

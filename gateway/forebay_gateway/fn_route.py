@@ -16,7 +16,7 @@ from forebay_gateway import lambda_errors
 from forebay_gateway.access import Access, needs_credential
 from forebay_gateway.admission import EVENT, REQUEST_RESPONSE, payload_limit, size_refusal
 from forebay_gateway.areas import split_namespace
-from forebay_gateway.call_options import PLAIN, CallOptions, Once, fingerprint, read_options
+from forebay_gateway.call_options import PLAIN, CallOptions, Once, fingerprint, key_among, read_options
 from forebay_gateway.guard import Caller, Guard, GuardRefusal
 from forebay_gateway.http_event import Headers, HttpRequest, event_bytes
 from forebay_gateway.http_response import (
@@ -113,13 +113,17 @@ class Options(NamedTuple):
 
 
 class AdmittedRequest(NamedTuple):
-    """A request that may call its function; `secret` are the names of headers that the function must not see."""
+    """A request that may call its function; `secret` are the names of headers that the function must not see.
+
+    `caller` is the id of its access key, "" where none is asked for.
+    """
 
     function: Function
     route: Route
     options: Options
     body: bytes
     secret: frozenset[bytes]
+    caller: str
 
 
 def target_of(raw_path: bytes) -> Target | None:
@@ -252,10 +256,10 @@ class FunctionRoute:
         headers = sigv4.joined(scope["headers"])
         options = _options(scope["headers"], headers)
         secret: frozenset[bytes] = frozenset()
-        body: bytes | None = None
+        body, caller = None, ""
         if self._access is not None:
             if needs_credential(None if function is None else function.entry):
-                body = await self._admitted(self._access, scope, receive, headers, target, options)
+                body, caller = await self._admitted(self._access, scope, receive, headers, target, options)
             secret = self._access.secret_headers(headers)
             function = function or await self._function(target, known_only=False)
         route = None if function is None else function.routes.get(target.qualifier or LATEST)
@@ -263,7 +267,7 @@ class FunctionRoute:
             raise lambda_errors.not_found(f"{target.name}:{target.qualifier}" if target.qualifier else target.name)
         if body is None:
             body = await self._body(options, receive)
-        return AdmittedRequest(function, route, options, body, secret)
+        return AdmittedRequest(function, route, options, body, secret, caller)
 
     async def _call(
         self,
@@ -320,8 +324,11 @@ class FunctionRoute:
         headers: Mapping[bytes, bytes],
         target: Target,
         options: Options,
-    ) -> bytes:
-        """The body of a request whose credential lets it call the function. Raises Refusal or ClientLeft."""
+    ) -> tuple[bytes, str]:
+        """The body of a request whose credential lets it call the function, and whose access key that is.
+
+        Raises Refusal or ClientLeft.
+        """
         presented = access.present(headers)
         body = await self._body(options, receive)
         access.check_invoke(
@@ -332,7 +339,7 @@ class FunctionRoute:
             name=target.name,
             arn=target.name,
         )
-        return body
+        return body, presented.credential.access_key_id
 
     async def _body(self, options: Options, receive: Receive) -> bytes:
         invocation_type = EVENT if options.run_async else REQUEST_RESPONSE
@@ -353,11 +360,15 @@ class FunctionRoute:
 def once_of(scope: Scope, target: Target, request: AdmittedRequest) -> Once:
     """What makes a request with an idempotency key run once: a repeat has the same method, path, query and body.
 
-    Not the event that is made of it, which tells when and by whom the request was sent.
+    Not the event that is made of it, which tells when and from where the request was sent. But whom the function takes
+    its client for (`Authorization`, `Cookie`): no client is given what another was answered.
     """
     sent = (scope["method"].encode(), target.rest.encode("latin-1"), scope["query_string"], request.body)
     kind = b"fn async" if request.options.run_async else b"fn"
-    return Once(request.options.delivery.key, fingerprint(kind, request.route.version.encode(), *sent))
+    headers = sigv4.joined(scope["headers"])
+    client = [b"" if name in request.secret else headers.get(name, b"") for name in (b"authorization", b"cookie")]
+    key = key_among(request.options.delivery.key, request.caller)
+    return Once(key, fingerprint(kind, request.route.version.encode(), *sent, *client))
 
 
 def _options(listed: Headers, headers: Mapping[bytes, bytes]) -> Options:

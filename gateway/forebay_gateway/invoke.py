@@ -15,7 +15,7 @@ from forebay_common.tlv import pack_field
 from forebay_gateway import admission, lambda_errors
 from forebay_gateway.access import Access, needs_credential
 from forebay_gateway.areas import INVOKE_END, INVOKE_START, split_namespace
-from forebay_gateway.call_options import HEADERS, PLAIN, CallOptions, Once, fingerprint, read_options
+from forebay_gateway.call_options import HEADERS, PLAIN, CallOptions, Once, fingerprint, key_among, read_options
 from forebay_gateway.connection import ClientConnection
 from forebay_gateway.dispatch import Dispatcher
 from forebay_gateway.identifiers import uuid_text
@@ -135,9 +135,9 @@ class InvokeHandler:
             target = self._target(scope["raw_path"], scope["query_string"])
             request = _PLAIN if _SPECIAL.isdisjoint(headers) else read_request(headers)
             function = dispatcher.known_function(target.key)
-            payload = None
+            payload, caller = None, ""
             if self._access is not None and needs_credential(None if function is None else function.entry):
-                payload = await self._admitted(self._access, scope, receive, headers, target, request)
+                payload, caller = await self._admitted(self._access, scope, receive, headers, target, request)
             if function is None:
                 function = await self._function(target)
             invocation_id = function.id_prefix + invocation_id[ID_PREFIX_BYTES:]
@@ -148,7 +148,7 @@ class InvokeHandler:
                 payload = await self._payload(function, connection, headers, receive, request.invocation_type)
             else:
                 payload = checked_json(function, payload)
-            once = once_of(request, target, payload) if request.options.key else None
+            once = once_of(request, target, payload, caller) if request.options.key else None
             if request.invocation_type != admission.REQUEST_RESPONSE:
                 status, accepted_id = await self._other(function, route, target, request, once, payload, invocation_id)
                 head, body = b"", b""
@@ -236,13 +236,16 @@ class InvokeHandler:
         headers: Mapping[bytes, bytes],
         target: Target,
         request: Request,
-    ) -> bytes:
-        """The body of a request whose credential lets it call the function. Raises Refusal or ClientLeft."""
+    ) -> tuple[bytes, str]:
+        """The body of a request whose credential lets it call the function, and whose access key that is.
+
+        Raises Refusal or ClientLeft.
+        """
         presented = access.present(headers)
         body = await self._body(scope["state"]["connection"], headers, receive, request.invocation_type)
         sent = sigv4.Request("POST", scope["raw_path"], scope["query_string"], headers)
         access.check_invoke(presented, sent, body, namespace=target.namespace, name=target.name, arn=target.arn)
-        return body
+        return body, presented.credential.access_key_id
 
     async def _payload(
         self,
@@ -274,10 +277,13 @@ class InvokeHandler:
         return body
 
 
-def once_of(request: Request, target: Target, payload: bytes) -> Once:
-    """What makes an Invoke with an idempotency key run once: a repeat has the same type, version and payload."""
+def once_of(request: Request, target: Target, payload: bytes, caller: str) -> Once:
+    """What makes an Invoke with an idempotency key run once: a repeat has the same type, version and payload.
+
+    `caller` is the id of its access key, "" where none is asked for.
+    """
     parts = (b"invoke", request.invocation_type.encode(), target.version.encode(), payload)
-    return Once(request.options.key, fingerprint(*parts))
+    return Once(key_among(request.options.key, caller), fingerprint(*parts))
 
 
 def checked_json(function: Function, payload: bytes) -> bytes:

@@ -60,8 +60,6 @@ class OnceCall(SyncCall):
         retention_s: int,
     ) -> None:
         super().__init__(dispatcher, function, dispatcher.random.take(), invocation_id)
-        # A repeat finds it there.
-        self.keeps_claims = True
         self.stream = route.sync_key
         self.once_key = function.keys.once(once.key).encode()
         self.first_id = b""
@@ -72,7 +70,7 @@ class OnceCall(SyncCall):
         self._flags = flags
         kept = record.IDEMPOTENCY.pack(once.key, once.request, retention_s)
         self._fields = fields + pack_field(record.TAG_IDEMPOTENCY, kept)
-        self._end = LINE + bulk(once.request) + bulk(invocation_id) + bulk(retention_s)
+        self._end = LINE + bulk(once.request) + bulk(invocation_id)
         self._give_up_s = min(due_s, dispatcher.loop.time() + SCRIPT_WAIT_S)
 
     def append(self) -> None:
@@ -88,8 +86,8 @@ class OnceCall(SyncCall):
             self.base, start, b"".join((fixed, TOKEN_HEAD, self.token, self._fields)), self._payload, self._end,
             invocation_id=self.invocation_id, body_ttl_s=limits.CLAIM_TTL_S,
         )  # fmt: skip
-        self.body_key = made.body_key
-        self.dispatcher.write(made, self.appended)
+        self.body_error = None
+        self.dispatcher.write(self, made)
 
     def appended(self, reply: Any) -> None:
         """Sink of `accept_once`."""
@@ -131,7 +129,7 @@ class OnceCall(SyncCall):
             super().due()
 
     def lose(self, reason: str) -> None:
-        """The reply cannot be had; of a call before that means that it is not kept (any more)."""
+        """The reply cannot be had; of a call before that means that it is not kept."""
         if self.first_id:
             self.fail(lambda_errors.answer_not_kept(uuid_text(self.first_id)))
         else:

@@ -15,14 +15,25 @@ _INLINE = bytes((INLINE,))
 
 
 class Append:
-    """What to write for a call. `body` is b"" when the payload is in the record; `body_key` then too."""
+    """What to write for a call. `body` is b"" when the payload is in the record; `body_key` then too.
 
-    __slots__ = ("body", "body_key", "entry")
+    `body_error`: why Redis did not take the body.
+    """
+
+    __slots__ = ("body", "body_error", "body_key", "entry")
 
     def __init__(self, entry: tuple[bytes, ...], body: bytes = b"", body_key: bytes = b"") -> None:
         self.entry = entry
         self.body = body
         self.body_key = body_key
+        self.body_error: Exception | None = None
+
+
+def large_body_key(base: bytes, payload: bytes, invocation_id: bytes) -> bytes:
+    """The key of the function's under which a large payload lies; b"" for one that goes with its record."""
+    if len(payload) <= limits.CLAIM_CHECK_BYTES:
+        return b""
+    return b"%b:body:%b" % (base, invocation_id.hex().encode())
 
 
 def append(
@@ -32,11 +43,10 @@ def append(
 
     `record` is all of it before the payload; `base` is the function's, under which a large payload lies.
     """
-    if len(payload) <= limits.CLAIM_CHECK_BYTES:
+    body_key = large_body_key(base, payload, invocation_id)
+    if not body_key:
         length = len(record) + len(_INLINE) + len(payload)
         return Append((start, b"%d\r\n" % length, record, _INLINE, payload, end))
-    claim = b"body:" + invocation_id.hex().encode()
-    body_key = base + b":" + claim
-    whole = record + pack_field(CLAIM, claim)
+    whole = record + pack_field(CLAIM, body_key[len(base) + 1 :])
     body = b"".join((head(5), bulk("SET"), bulk(body_key), bulk(payload), bulk("EX"), bulk(body_ttl_s)))
     return Append((start, b"%d\r\n" % len(whole), whole, end), body, body_key)

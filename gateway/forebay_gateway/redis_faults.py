@@ -7,6 +7,7 @@ begins. So the caller may send the call again.
 UNKNOWN_SCRIPT = "NOSCRIPT"
 
 AWAY = "Redis is not reachable, so the call was not accepted"
+FULL = "Redis is full, so the call was not accepted"
 MAY_RUN = "The connection to Redis was lost before the call was confirmed: it may or may not run"
 NOT_REPLICATED = "Redis has the event, but no replica of it has confirmed that in time: it may run all the same"
 

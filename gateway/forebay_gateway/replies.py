@@ -17,7 +17,7 @@ from forebay_common.names import LATEST
 from forebay_common.tlv import INLINE, CodecError
 from forebay_gateway import lambda_errors
 from forebay_gateway.counters import Counters
-from forebay_gateway.redis_link import Commands, NotConnected, RedisUnavailable, Sink, ignore
+from forebay_gateway.redis_link import Commands, NotConnected, RedisUnavailable, ignore
 from forebay_gateway.resp import pack
 
 BATCH_FRAMES = 128
@@ -55,10 +55,10 @@ class Reply:
 class Waiting:
     """A call that waits for its reply: the future to settle, and what has come of a reply of several frames.
 
-    `base` is the function's key base, under which the reply's claims lie; `keeps_claims`: they are left there.
+    `base` is the function's key base, under which the reply's claims lie.
     """
 
-    __slots__ = ("base", "future", "keeps_claims", "next_sequence", "parts", "size", "token")
+    __slots__ = ("base", "future", "next_sequence", "parts", "size", "token")
 
     def __init__(self, token: bytes, base: bytes, future: asyncio.Future[Reply]) -> None:
         self.token = token
@@ -67,7 +67,6 @@ class Waiting:
         self.parts: list[bytes | str] | None = None
         self.next_sequence = 0
         self.size = 0
-        self.keeps_claims = False
 
     def lose(self, reason: str) -> None:
         """An instance has answered, and the answer cannot be had."""
@@ -130,10 +129,14 @@ class ReplyReader:
             self._lose(call, f"The reply could not be read: {error}")
 
     def repeat(self, call: Waiting, data: bytes, first_id: bytes) -> None:
-        """Settle a call with the frame that is kept of an earlier one, `first_id`."""
+        """Settle a call with the frame that is kept of an earlier one, `first_id`.
+
+        All of that stands in the frame: nothing that Redis could refuse for the moment is fetched for it.
+        """
         try:
             frame = frames.ReplyFrame.decode(data)
-            is_whole = not frame.flags & frames.FLAG_PAYLOAD_OMITTED and add_frame(call, frame)
+            is_kept = frame.payload is not None and not frame.flags & frames.FLAG_PAYLOAD_OMITTED
+            is_whole = is_kept and add_frame(call, frame)
         except (CodecError, BrokenReply) as error:
             self._lose(call, str(error))
             return
@@ -186,13 +189,9 @@ class ReplyReader:
                 self._lose(call, f"The result of the call could not be fetched: {value!r}")
 
         # One byte above the limit is enough to know that the result is too large.
-        fetch = [pack("GETRANGE", key, 0, limits.RESPONSE_MAX_BYTES)]
-        sinks: list[Sink] = [fetched]
-        if not call.keeps_claims:
-            fetch.append(pack("UNLINK", key))
-            sinks.append(ignore)
+        fetch = (pack("GETRANGE", key, 0, limits.RESPONSE_MAX_BYTES), pack("UNLINK", key))
         try:
-            self._commands.write(fetch, *sinks)
+            self._commands.write(fetch, fetched, ignore)
         except NotConnected as error:
             fetched(error)
 

@@ -37,10 +37,12 @@ class SyncCall(Waiting):
     """A call that is written into the queue once.
 
     `entry_id` is its place in the stream once Redis has told it. `over`: nobody waits any more, so the entry is to
-    be taken back as soon as its place is known. `queued`: it counts as one of the queue's, 1 or 0.
+    be taken back as soon as its place is known. `body_error`: why Redis did not take its large payload. `queued`: it
+    counts as one of the queue's, 1 or 0.
     """
 
     __slots__ = (
+        "body_error",
         "body_key",
         "dispatcher",
         "entry_id",
@@ -60,6 +62,7 @@ class SyncCall(Waiting):
         self.invocation_id = invocation_id
         self.entry_id: bytes | None = None
         self.stream = b""
+        self.body_error: hiredis.ReplyError | None = None
         self.body_key = b""
         self.once_key = b""
         self.over = False
@@ -79,11 +82,26 @@ class SyncCall(Waiting):
         if not self.future.done():
             self.future.set_exception(error)
 
+    def body_written(self, reply: Any) -> None:
+        """Sink of the SET of a large payload: a Redis that is nearly full takes the small record without it."""
+        if isinstance(reply, hiredis.ReplyError):
+            self.body_error = reply
+            if self.entry_id is not None:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Take back what was accepted without its payload; an instance that has it finds nothing to run."""
+        assert self.body_error is not None
+        self.dispatcher.take_back(self)
+        self.fail(lambda_errors.unavailable(words_of(self.body_error)))
+
     def appended(self, reply: Any) -> None:
         """Sink of the XADD."""
         if type(reply) is bytes:
             self.entry_id = reply
-            if self.over:
+            if self.body_error is not None:
+                self._give_up()
+            elif self.over:
                 self.dispatcher.take_back(self)
         elif reply is None:
             self.dispatcher.drop_body(self.body_key)

@@ -77,7 +77,7 @@ class Route:
         self.sync_key = function.sync(version).encode()
         self.sync_head = _append_head(function.sync(version))
         self.sync_length = pack("XLEN", function.sync(version))
-        self.once_head = script_head(scripts.ACCEPT_ONCE, 2, 4) + bulk(self.sync_key)
+        self.once_head = script_head(scripts.ACCEPT_ONCE, 2, 3) + bulk(self.sync_key)
         self.async_key = function.async_(version).encode()
         places = (function.async_, function.live, function.delayed, function.groups)
         self.accept_keys = b"".join([bulk(key(version)) for key in places])

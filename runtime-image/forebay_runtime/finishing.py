@@ -9,10 +9,10 @@ from __future__ import annotations
 from hiredis import ReplyError
 
 from forebay_common import scripts
-from forebay_common.frames import ERROR_NONE, KIND_ERROR, KIND_WHOLE, ReplyFrame
+from forebay_common.frames import ERROR_NONE, KIND_ERROR, KIND_WHOLE, ReplyFrame, kept_frame
 from forebay_common.keys import GROUP
 from forebay_common.limits import CLAIM_CHECK_BYTES, CLAIM_TTL_S
-from forebay_common.record import ONCE, ONCE_DONE, TAG_IDEMPOTENCY, idempotency
+from forebay_common.record import ONCE_DONE, TAG_IDEMPOTENCY, idempotency
 from forebay_runtime.leases import ASYNC, CONTROL, SYNC
 from forebay_runtime.redis_faults import passes
 from forebay_runtime.redis_wire import command
@@ -201,11 +201,10 @@ class Finisher:
             if len(payload) > INLINE_MAX_BYTES:
                 frame.claim = f"result:{record.invocation_id.hex()}"
                 frame.payload = None
-                ttl_s = max(CLAIM_TTL_S, once[2]) if once is not None else CLAIM_TTL_S
-                first.append(command(("SET", f"{self._base}:{frame.claim}", payload, "EX", ttl_s)))
+                first.append(command(("SET", f"{self._base}:{frame.claim}", payload, "EX", CLAIM_TTL_S)))
             data = frame.encode()
             if once is not None:
-                first.append(self._settled(record, once, data if ran else None))
+                first.append(self._settled(record, once, kept_frame(frame, data) if ran else b""))
             if elsewhere is not None:
                 elsewhere.frames.append(data)
                 elsewhere.wait_ms = max(elsewhere.wait_ms, record.wait_ms)
@@ -215,14 +214,11 @@ class Finisher:
         if record.claim:
             (self._bodies if elsewhere is None else elsewhere.bodies).append(f"{self._base}:{record.claim}")
 
-    def _settled(self, record: Invocation, once: tuple[bytes, bytes, int], frame: bytes | None) -> bytes:
-        """What a repetition of the call will find: its answer, or nothing when it did not run."""
-        key_hash, payload_hash, _ = once
-        key = self._keys.once(key_hash)
-        if frame is None:
-            return command(("UNLINK", key))
-        value = ONCE.pack(payload_hash, record.invocation_id, ONCE_DONE) + frame
-        return command(("SET", key, value, "XX", "KEEPTTL"))
+    def _settled(self, record: Invocation, once: tuple[bytes, bytes, int], kept: bytes) -> bytes:
+        """What a repetition of the call will find: its answer, or nothing when it did not run (b"")."""
+        key_hash, payload_hash, retention_s = once
+        arguments = (payload_hash, record.invocation_id, ONCE_DONE if kept else b"", kept, retention_s)
+        return command(("EVALSHA", scripts.SETTLE_ONCE.sha, 1, self._keys.once(key_hash), *arguments))
 
     def finish_async(self, call: Call, outcome: str, delay_ms: int = 0, reason: str = "", frame: bytes = b"") -> None:
         """Finish an async event as the owner of its lease: `lua/finish_async.lua`. Without a lease, let go of it."""

@@ -396,7 +396,8 @@ class Instance:
         if self.exit_code is not None or self._handlers.running() or self._finisher.pending:
             return
         if self._heartbeat.state == FAILED:
-            if not len(self._leases) and self._writer.idle:
+            # A connection that is not there yet will tell why; without one the end comes by the timer.
+            if not len(self._leases) and self._writer.up and self._writer.idle:
                 self.end(1)
         elif self._leaving or not self._writer.up:
             return

@@ -8,7 +8,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from .plan import PROCESSES
+from .plan import INSTANCES
 
 ROOT = Path(__file__).parents[2]
 COMPONENTS = ("common", "gateway", "controller", "runtime-image", "cli", "examples")
@@ -35,7 +35,7 @@ class Breakage:
 
     name: str
     changes: tuple[Change, ...]
-    families: tuple[str, ...] = (PROCESSES,)
+    families: tuple[str, ...] = (INSTANCES,)
     by_model: bool = False
 
 
@@ -109,7 +109,7 @@ BREAKAGES = (
         (
             Change(
                 "common/forebay_common/lua/accept_async.lua",
-                "  redis.call('SET', KEYS[6], ARGV[5] .. id .. 'a', 'EX', ARGV[6])\n",
+                "  redis.call('SET', once, ARGV[5] .. id .. 'a', 'EX', ARGV[6])\n",
                 "",
             ),
         ),

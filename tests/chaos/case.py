@@ -32,9 +32,9 @@ class Evidence:
     starvation: Starvation = field(default_factory=Starvation)
     loss_allowed: bool = False
 
-    def starved(self, url: str, begin_s: float, end_s: float) -> float:
-        """How long a caller, its gateway and Redis had no CPU in a span."""
-        return self.starvation.during(begin_s, end_s, CALLERS, plan.VALKEY, url)
+    def starved(self, url: str, begin_s: float, end_s: float, *others: str) -> float:
+        """How long a caller, its gateway, Redis and other parts had no CPU in a span."""
+        return self.starvation.during(begin_s, end_s, CALLERS, plan.VALKEY, url, *others)
 
 
 @dataclass(slots=True)

@@ -26,12 +26,13 @@ GATEWAY = "gateway"
 CONTROLLER = "controller"
 VALKEY = "valkey"
 # How faults go together in a seed.
+INSTANCES = "instances"
 PROCESSES = "processes"
 PAUSES = "pauses"
 REDIS = "redis"
 WIRES = "wires"
 STORE = "store"
-FAMILIES = (PROCESSES, PAUSES, REDIS, WIRES, STORE)
+FAMILIES = (INSTANCES, PROCESSES, PAUSES, REDIS, WIRES, STORE)
 
 EVERYSEC = "everysec"
 ALWAYS = "always"
@@ -188,12 +189,16 @@ def _faults(seed: int, families: tuple[str, ...], duration_s: float) -> tuple[Fa
 
 _MENU: dict[str, tuple[tuple[str, str, tuple[float, float], int], ...]] = {
     # how, part, for how long (of a kill: until it is started again, where that is for us to do), weight
+    INSTANCES: (
+        (KILL, HANDLER, (0, 0), 2),
+        (KILL, RUNTIME, (0, 0), 3),
+        (KILL, SANDBOX, (0, 0), 2),
+    ),
     PROCESSES: (
-        (KILL, HANDLER, (0, 0), 4),
-        (KILL, RUNTIME, (0, 0), 4),
-        (KILL, SANDBOX, (0, 0), 3),
-        (KILL, GATEWAY, (0.1, 1.0), 3),
-        (KILL, CONTROLLER, (0, 0), 3),
+        (KILL, GATEWAY, (0.1, 1.0), 2),
+        (KILL, CONTROLLER, (0, 0), 2),
+        # So that they are missed.
+        (KILL, RUNTIME, (0, 0), 2),
     ),
     PAUSES: (
         (PAUSE, HANDLER, (0.2, PAUSE_MAX_S), 3),

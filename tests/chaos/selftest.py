@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .breakages import BREAKAGES, ROOT, Breakage, BrokenCopy
-from .plan import PROCESSES, make_plan
+from .plan import make_plan
 from .run import run_seed
 
 SEEDS_MAX = 10
@@ -46,7 +46,7 @@ def _complaint(copy: BrokenCopy, breakage: Breakage, seed: int) -> str:
     """What a seed finds wrong, "" for nothing."""
     if breakage.by_model:
         return _model_complaint(copy, seed)
-    outcome = asyncio.run(run_seed(make_plan(seed, EVENTS, breakage.families or (PROCESSES,)), python=copy.python))
+    outcome = asyncio.run(run_seed(make_plan(seed, EVENTS, breakage.families), python=copy.python))
     return outcome.verdict.violations[0] if outcome.verdict.violations else ""
 
 

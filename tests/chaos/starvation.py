@@ -8,6 +8,8 @@ from pathlib import Path
 CALLERS = "callers"
 """This program: it is all callers, the ledger, and the proxy before Redis."""
 
+EXCUSED_MAX_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
@@ -38,12 +40,16 @@ class Starvation:
             self._last[pid] = (now_s, waited_ns)
 
     def during(self, begin_s: float, end_s: float, *parts: str) -> float:
-        """Seconds that these parts waited in a span, together: each waits for the one before it."""
-        return sum(
+        """Seconds that these parts waited in a span, together, since each waits for the one before it; at most a bound.
+
+        Without a bound a long span would excuse everything on a busy machine.
+        """
+        waited_s = sum(
             wait.waited_s
             for wait in self._waits
             if wait.part in parts and wait.begin_s < end_s and wait.end_s > begin_s
         )
+        return min(waited_s, EXCUSED_MAX_S)
 
 
 def _waited_ns(pid: int) -> int | None:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from chaos.plan import PAUSES, PROCESSES, REDIS, WIRES, make_plan
+from chaos.plan import INSTANCES, PAUSES, PROCESSES, REDIS, STORE, WIRES, make_plan
 from chaos.run import run_seed
 
-EVENTS = 400
+EVENTS = 300
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    ("seed", "families"), [(1, (PROCESSES, PAUSES)), (2, (PROCESSES, REDIS)), (3, (PROCESSES, WIRES))]
+    ("seed", "families"), [(1, (INSTANCES, PAUSES)), (2, (INSTANCES, PROCESSES, REDIS)), (3, (INSTANCES, WIRES, STORE))]
 )
 def test_nothing_accepted_is_lost_and_no_call_runs_twice_whatever_dies(
     seed: int, families: tuple[str, ...], tmp_path: Path

@@ -123,8 +123,7 @@ def _told_at_once(case: Case, call: Call, evidence: Evidence, verdict: Verdict) 
             continue
         whole_s = _whole_from(hit.begin_s, call, evidence)
         told_s = call.answered_s - whole_s
-        starved_s = evidence.starved(call.url, hit.begin_s, call.answered_s)
-        starved_s += evidence.starvation.during(hit.begin_s, call.answered_s, plan.CONTROLLER)
+        starved_s = evidence.starved(call.url, hit.begin_s, call.answered_s, plan.CONTROLLER)
         if told_s > DETECTION_S + starved_s:
             verdict.wrong(f"{case.name} was told {told_s:.2f} s after its instance was killed: {case.story}")
 

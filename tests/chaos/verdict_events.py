@@ -93,8 +93,7 @@ def _on_time(case: Case, evidence: Evidence, verdict: Verdict) -> None:
     due_s = case.accepted[0].answered_s + case.plan.delay_s
     if any(hit.touches(due_s - CALM_S, start_s) for hit in evidence.hits):
         return
-    starved_s = evidence.starved(case.accepted[0].url, due_s, start_s)
-    starved_s += evidence.starvation.during(due_s, start_s, plan.CONTROLLER, case.starts[0].instance)
+    starved_s = evidence.starved(case.accepted[0].url, due_s, start_s, plan.CONTROLLER, case.starts[0].instance)
     if start_s > due_s + LATE_MAX_S + starved_s:
         verdict.wrong(f"{case.name} started {start_s - due_s:.2f} s after its time: {case.story}")
 
@@ -126,8 +125,7 @@ def _is_retry(case: Case, before: Entry, start: Entry) -> bool:
 
 
 def _explained(before: Entry, until_s: float, case: Case, evidence: Evidence) -> bool:
-    starved_s = evidence.starved(case.calls[0].url, before.at_s, until_s)
-    starved_s += evidence.starvation.during(before.at_s, until_s, plan.CONTROLLER)
+    starved_s = evidence.starved(case.calls[0].url, before.at_s, until_s, plan.CONTROLLER)
     return any(
         (hit.instance == before.instance or hit.part == plan.VALKEY)
         and hit.touches(before.at_s - LATE_MAX_S, until_s)

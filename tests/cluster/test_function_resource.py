@@ -229,7 +229,7 @@ def test_get_shows_the_columns(cluster: Cluster, namespace: str) -> None:
     heading = cluster.kubectl("get", "fn", f"--namespace={namespace}").splitlines()[0]
     assert heading.split() == ["NAME", "READY", "RUNTIME", "INSTANCES", "QUEUED", "IN", "FLIGHT", "AGE"]
     heading = cluster.kubectl("get", "fn", "--output=wide", f"--namespace={namespace}").splitlines()[0]
-    assert heading.split()[8:] == ["IMAGE", "VERSION", "REASON"]
+    assert heading.split()[8:] == ["IMAGE", "VERSION", "DEAD", "LETTERS", "REASON"]
 
 
 def test_scale_sets_the_minimum_of_instances_also_of_a_function_without_scale(cluster: Cluster, namespace: str) -> None:

@@ -10,9 +10,11 @@ import pytest
 from redis.asyncio import Redis
 
 from forebay_common import limits, record
+from forebay_common.acl import gateway_acl
 from forebay_common.names import id_prefix
 from forebay_common.redis_client import command
 from forebay_common.spec import FunctionSpec
+from forebay_controller.cluster.access import acl_rules
 from forebay_controller.destinations.couriers import Couriers
 from forebay_controller.destinations.decisions import HOPS_MAX
 from forebay_controller.destinations.targets import Outgoing, Targets
@@ -104,6 +106,22 @@ async def test_a_queue_that_is_full_takes_the_record_later(
     assert len(await running.events(target)) == 1
 
 
+async def test_ends_that_wait_and_groups_count_for_a_queues_bound(
+    running: DestinationRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ASYNC_QUEUE_MAX", 3)
+    target = await running.function(on_success="http://127.0.0.1:1/closed")
+    spec = await running.function(on_success=f"function:{target.name}")
+    await command(running.redis, "HSET", running.queue(target).groups, "n", 2)
+    await running.end(target)
+    await running.refused(target, "url")
+    await running.end(spec)
+    await running.refused(spec, "function")
+    assert await running.events(target) == []
+    await command(running.redis, "HDEL", running.queue(target).groups, "n")
+    await running.emptied(spec)
+
+
 async def test_a_large_record_reaches_a_function_as_a_claim(running: DestinationRig) -> None:
     target = await running.function()
     spec = await running.function(on_success=f"function:{target.name}")
@@ -155,11 +173,26 @@ async def test_a_stream_gets_the_record_and_its_id(running: DestinationRig) -> N
     await running.end(spec, "failed", reason="RetriesExhausted")
     await running.emptied(spec)
     first, second = await stream_of(running, name)
-    assert first.keys() == {b"id", b"record"}
+    assert first.keys() == {b"id", b"record", b"total"}
     assert first[b"id"].decode().startswith(f"{UUID(bytes=ended.invocation_id)}_")
     told = [json.loads(fields[b"record"])["requestContext"]["condition"] for fields in (first, second)]
     assert sorted(told) == ["RetriesExhausted", "Success"]
     await running.counts(spec, "stream", "delivered", 2)
+
+
+@pytest.mark.parametrize("words", [("XRANGE", "-", "+"), ("XADD", "*", "record", "forged"), ("UNLINK",)])
+async def test_neither_functions_nor_gateways_get_at_a_stream(running: DestinationRig, words: tuple[str, ...]) -> None:
+    stream = running.platform.stream("default", running.new_name())
+    spec = await running.function(on_success="stream:any")
+    users = {
+        f"{running.prefix}-function": acl_rules(running.platform, spec, "password"),
+        f"{running.prefix}-gateway": ("reset", "on", ">password", *gateway_acl(running.prefix)),
+    }
+    for user, rules in users.items():
+        await command(running.redis, "ACL", "SETUSER", user, *rules)
+        allowed = await command(running.redis, "ACL", "DRYRUN", user, words[0], stream, *words[1:])
+        assert allowed != b"OK"
+    await command(running.redis, "ACL", "DELUSER", *users)
 
 
 async def test_hundreds_of_ends_are_told_once_each(running: DestinationRig) -> None:

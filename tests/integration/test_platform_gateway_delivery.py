@@ -120,7 +120,7 @@ def test_events_run_at_their_time(client: httpx.Client, writer: str, ledger: Led
 
 def test_a_repeated_call_is_answered_as_the_first_one_was(platform: Platform, client: httpx.Client, once: str) -> None:
     path = f"/2015-03-31/functions/{once}/invocations"
-    for document in ({"n": 1}, {"size": 400_000}, {"fail": True}):
+    for document in ({"n": 1}, {"size": 60_000}, {"fail": True}):
         headers = key()
         answers = [send(client, path, document, headers) for _ in range(3)]
         assert len({answer.content for answer in answers}) == 1
@@ -128,6 +128,15 @@ def test_a_repeated_call_is_answered_as_the_first_one_was(platform: Platform, cl
         assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true", "true"]
         assert {"x-amz-function-error" in answer.headers for answer in answers} == {"fail" in document}
         assert send(client, path, document, key()).content != answers[0].content
+
+
+def test_an_answer_that_is_too_large_to_be_kept_is_not_made_again(client: httpx.Client, once: str) -> None:
+    path = f"/2015-03-31/functions/{once}/invocations"
+    headers = key()
+    first = send(client, path, {"size": 400_000}, headers)
+    repeat = client.post(path, content=json.dumps({"size": 400_000}), headers=headers)
+    assert (repeat.status_code, repeat.headers["x-amzn-errortype"]) == (409, "ResourceConflictException")
+    assert first.headers["x-amzn-requestid"] in repeat.json()["message"]
 
 
 def test_calls_sent_at_the_same_time_run_once(client: httpx.Client, once: str) -> None:

@@ -1,17 +1,19 @@
 """Accepting events and calls: for now, for later, in a group, once under a key; nothing of a deleted function."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from redis.asyncio import Redis
 
 from forebay_common import limits, scripts
-from forebay_common.frames import ERROR_CANNOT_START, ERROR_INSTANCE_LOST, ReplyFrame
+from forebay_common.frames import ERROR_CANNOT_START, ERROR_INSTANCE_LOST, FLAG_PAYLOAD_OMITTED, ReplyFrame
 from forebay_common.keys import PlatformKeys
+from forebay_common.once import settlement
 from forebay_common.queue import VersionQueue, delete_function_keys, promote
 from forebay_common.record import ONCE, ONCE_DONE, ONCE_PENDING
 from forebay_common.recovery import abandon_instance, fail_queued_sync
-from forebay_common.redis_client import command, run
+from forebay_common.redis_client import command, run, run_many
 from support.queue_side import (
     accept,
     accept_once,
@@ -71,7 +73,48 @@ class TestAcceptAsync:
         assert await keys_of(redis, queue) == []
 
 
+class TestLargeEvents:
+    """Their body is written before them; it is refused alone when memory has room for the record only."""
+
+    @pytest.mark.parametrize("delay_ms", [0, 60_000])
+    @pytest.mark.parametrize("group", [b"", GROUP_A])
+    @pytest.mark.parametrize("once", [(), (KEY, PAYLOAD, DAY_S)])
+    async def test_one_whose_body_is_not_there_is_not_accepted(
+        self, redis: Redis, queue: VersionQueue, group: bytes, delay_ms: int, once: Sequence[bytes | int]
+    ) -> None:
+        record = event(group_hash=group)
+        body = await body_of(redis, queue, record)
+        await command(redis, "UNLINK", body)
+        before = await keys_of(redis, queue)
+        assert await accept(redis, queue, record, delay_ms=delay_ms, once=once, body=(body,)) == [3]
+        assert await keys_of(redis, queue) == before
+        await command(redis, "SET", body, b"x", "EX", 60)
+        answer = await accept(redis, queue, record, delay_ms=delay_ms, once=once, body=(body,))
+        assert answer == [0, record.invocation_id]
+
+    async def test_a_repeat_needs_no_body(self, redis: Redis, queue: VersionQueue) -> None:
+        first, second = event(), event()
+        body = await body_of(redis, queue, first)
+        await accept(redis, queue, first, once=(KEY, PAYLOAD, DAY_S), body=(body,))
+        gone = queue.keys.body(second.invocation_id.hex())
+        answer = await accept(redis, queue, second, once=(KEY, PAYLOAD, DAY_S), body=(gone,))
+        assert answer == [1, first.invocation_id]
+
+
 class TestAcceptAsyncOnce:
+    async def test_an_event_that_is_known_is_not_accepted_again_when_its_key_has_expired(
+        self, redis: Redis, queue: VersionQueue
+    ) -> None:
+        """A destination's event has the same id however often it is delivered."""
+        record = event()
+        await accept(redis, queue, record, once=(KEY, PAYLOAD, DAY_S))
+        await command(redis, "UNLINK", queue.keys.once(KEY))
+        place = await command(redis, "HGETALL", queue.live)
+        again = await accept(redis, queue, record, delay_ms=60_000, once=(KEY, PAYLOAD, DAY_S))
+        assert again == [1, record.invocation_id]
+        assert await command(redis, "HGETALL", queue.live) == place
+        assert await length(redis, queue) == (0, 1, 0, 0)
+
     async def test_the_same_key_and_payload_are_the_first_ones_event(self, redis: Redis, queue: VersionQueue) -> None:
         first, second = event(), event()
         assert await accept(redis, queue, first, once=(KEY, PAYLOAD, DAY_S)) == [0, first.invocation_id]
@@ -133,13 +176,15 @@ class TestAcceptOnce:
         assert await accept_once(redis, queue, call(), KEY, OTHER) == [2]
         assert await length(redis, queue) == (1, 0, 0, 0)
 
-    async def test_its_key_outlives_the_call_however_short_the_retention(
-        self, redis: Redis, queue: VersionQueue
+    @pytest.mark.parametrize("retention_s", [1, DAY_S])
+    async def test_its_key_outlives_the_call_and_has_its_retention_from_the_calls_end_on(
+        self, redis: Redis, queue: VersionQueue, retention_s: int
     ) -> None:
-        await accept_once(redis, queue, call(), KEY, PAYLOAD, retention_s=1)
+        record = call()
+        await accept_once(redis, queue, record, KEY, PAYLOAD, retention_s=retention_s)
         assert limits.CLAIM_TTL_S - 60 < await command(redis, "TTL", queue.keys.once(KEY)) <= limits.CLAIM_TTL_S
-        await accept_once(redis, queue, call(), OTHER, PAYLOAD, retention_s=DAY_S)
-        assert await command(redis, "TTL", queue.keys.once(OTHER)) > DAY_S - 60
+        assert await run_many(redis, settlement(queue.keys, record, b"frame", ran=True)) == [1]
+        assert max(0, retention_s - 60) < await command(redis, "TTL", queue.keys.once(KEY)) <= retention_s
 
     async def test_a_deleted_function_accepts_nothing(self, redis: Redis, queue: VersionQueue) -> None:
         await delete_function_keys(redis, queue.keys)
@@ -161,6 +206,38 @@ class TestAcceptOnce:
         await lease(redis, queue.sync, "i1")
         assert await run(redis, scripts.CANCEL, (queue.sync, queue.keys.once(KEY)), (entry_id,)) == 0
         assert await command(redis, "EXISTS", queue.keys.once(KEY)) == 1
+
+
+class TestSettlingAKey:
+    """Written by whoever ends the call; what comes late finds the key settled, or another call's."""
+
+    @pytest.mark.parametrize("ran", [True, False])
+    async def test_a_later_calls_key_stays(self, redis: Redis, queue: VersionQueue, *, ran: bool) -> None:
+        first, second = call(), call()
+        await accept_once(redis, queue, first, KEY, PAYLOAD)
+        assert await run_many(redis, settlement(queue.keys, first, b"", ran=False)) == [1]
+        await accept_once(redis, queue, second, KEY, PAYLOAD)
+        before = await command(redis, "GET", queue.keys.once(KEY))
+        assert await run_many(redis, settlement(queue.keys, first, b"late", ran=ran)) == [0]
+        assert await command(redis, "GET", queue.keys.once(KEY)) == before
+
+    async def test_the_first_word_counts(self, redis: Redis, queue: VersionQueue) -> None:
+        record = call()
+        await accept_once(redis, queue, record, KEY, PAYLOAD)
+        answers = [
+            await run_many(redis, settlement(queue.keys, record, frame, ran=ran))
+            for frame, ran in ((b"instance lost", True), (b"resumed", True), (b"", False))
+        ]
+        assert answers == [[1], [0], [0]]
+        answer = await accept_once(redis, queue, call(), KEY, PAYLOAD)
+        assert answer == [3, record.invocation_id, b"instance lost"]
+
+    async def test_a_key_that_is_gone_is_not_brought_back(self, redis: Redis, queue: VersionQueue) -> None:
+        record = call()
+        await accept_once(redis, queue, record, KEY, PAYLOAD)
+        await command(redis, "UNLINK", queue.keys.once(KEY))
+        assert await run_many(redis, settlement(queue.keys, record, b"frame", ran=True)) == [0]
+        assert await command(redis, "EXISTS", queue.keys.once(KEY)) == 0
 
 
 class TestWhenTheInstanceOfACallDies:
@@ -193,6 +270,16 @@ class TestWhenTheInstanceOfACallDies:
         await command(redis, "SET", queue.keys.once(KEY), done, "EX", 60)
         told = await self.lost(redis, queue, platform_keys)
         assert (told.token, told.payload, told.error_kind) == (record.reply_token, b'"the answer"', 0)
+
+    async def test_one_that_was_too_large_to_be_kept_is_not_told_without_its_payload(
+        self, redis: Redis, queue: VersionQueue, platform_keys: PlatformKeys
+    ) -> None:
+        record = call()
+        await accept_once(redis, queue, record, KEY, PAYLOAD)
+        kept = ReplyFrame(token=record.reply_token, payload=b"", flags=FLAG_PAYLOAD_OMITTED).encode()
+        await run_many(redis, settlement(queue.keys, record, kept, ran=True))
+        assert (await self.lost(redis, queue, platform_keys)).error_kind == ERROR_INSTANCE_LOST
+        assert await accept_once(redis, queue, call(), KEY, PAYLOAD) == [3, record.invocation_id, kept]
 
     async def test_a_call_that_did_not_run_leaves_its_key_to_the_next(
         self, redis: Redis, queue: VersionQueue, platform_keys: PlatformKeys

@@ -1,5 +1,8 @@
 """Dead letters: listing them by time and reason, reading one, making it an event again, removing it."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
@@ -8,9 +11,9 @@ from forebay_common.dead_letters import dead_payload, get_dead, list_dead, purge
 from forebay_common.events import FAILED, QUEUED, find_event
 from forebay_common.frames import ReplyFrame
 from forebay_common.keys import RECORD_FIELD
-from forebay_common.queue import VersionQueue, delete_function_keys
+from forebay_common.queue import VersionQueue, delete_function_keys, trim_dead_letters
 from forebay_common.record import HEADER, Invocation
-from forebay_common.redis_client import command
+from forebay_common.redis_client import Call, command, run_many
 from forebay_common.tlv import pack_field
 from support.queue_side import (
     accepted,
@@ -156,6 +159,28 @@ async def test_a_purged_ones_body_goes_with_it(redis: Redis, queue: VersionQueue
     entry_id = await bury(redis, queue, record, body)
     assert await purge(redis, queue, [entry_id]) == 1
     assert not await command(redis, "EXISTS", body)
+
+
+@pytest.mark.parametrize("by", ["purge", "trim"])
+async def test_one_that_is_redriven_meanwhile_keeps_its_body(
+    redis: Redis, queue: VersionQueue, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Somebody makes it an event again between its being read and its removal."""
+    record = event()
+    body = await body_of(redis, queue, record)
+    entry_id = await bury(redis, queue, record, body)
+
+    async def later(client: Redis, calls: Sequence[Call]) -> list[Any]:
+        monkeypatch.undo()
+        assert await redrive(redis, queue, [entry_id]) == 1
+        return await run_many(client, calls)
+
+    monkeypatch.setattr(limits, "DEAD_LETTERS_MAX", 0)
+    monkeypatch.setattr(f"forebay_common.{'dead_letters' if by == 'purge' else 'queue'}.run_many", later)
+    removed = await (purge(redis, queue) if by == "purge" else trim_dead_letters(redis, queue, 1))
+    assert removed == 0
+    assert await command(redis, "EXISTS", body)
+    assert [kept.invocation_id for kept in await records(redis, queue.async_)] == [record.invocation_id]
 
 
 async def test_a_later_releases_letter_is_listed_and_purged_but_not_redriven(redis: Redis, queue: VersionQueue) -> None:

@@ -233,6 +233,24 @@ async def test_one_that_waits_for_its_turn_can_be_cancelled(redis: Redis, queue:
     assert await queued(redis, queue) == [b"a3"]
 
 
+@pytest.mark.parametrize("place", [None, b"1700-0", b"e:1700-0"])
+async def test_no_group_stands_still_for_one_that_is_elsewhere(
+    redis: Redis, queue: VersionQueue, place: bytes | None
+) -> None:
+    second = member(b"a2")
+    await accept_all(redis, queue, member(b"a1"), second, member(b"a3"))
+    if place is None:
+        await command(redis, "HDEL", queue.live, second.invocation_id)
+    else:
+        await command(redis, "HSET", queue.live, second.invocation_id, place)
+    await finish_next(redis, queue, "done")
+    assert await queued(redis, queue) == [b"a3"]
+    assert await command(redis, "HGET", queue.live, second.invocation_id) == place
+    [state] = await observe(redis, [queue])
+    assert state is not None
+    assert state.grouped == 0
+
+
 async def test_a_redriven_one_joins_its_groups_end(redis: Redis, queue: VersionQueue) -> None:
     await accept_all(redis, queue, member(b"a1"), member(b"a2"), member(b"a3"))
     await finish_next(redis, queue, "dead")

@@ -130,6 +130,16 @@ async def test_one_that_no_destination_takes_is_a_dead_letter_once(redis: Redis,
     assert await command(redis, "TTL", body) > limits.DEAD_LETTER_TTL_S - 60
 
 
+async def test_one_that_became_a_dead_letter_meanwhile_keeps_its_body(redis: Redis, queue: VersionQueue) -> None:
+    record = event(flags=BOTH)
+    body = await body_of(redis, queue, record)
+    await end(redis, queue, record, "done", body)
+    [entry] = await read_outbox(redis, queue)
+    await outbox_dead(redis, queue, entry, "DestinationFailed")
+    await outbox_done(redis, queue, entry)
+    assert await command(redis, "EXISTS", body)
+
+
 async def test_it_is_read_page_by_page_and_a_later_releases_entry_is_passed_over(
     redis: Redis, queue: VersionQueue
 ) -> None:

@@ -243,6 +243,19 @@ class TestPromote:
     async def test_nothing_delayed_is_nothing_to_do(self, redis: Redis, queue: VersionQueue) -> None:
         assert await promote(redis, queue) == Promotion(0, None)
 
+    @pytest.mark.parametrize(
+        "place", [b"1700-0", b"e:1700-0", b"g" + event().encode()], ids=["queued", "ended", "in a group"]
+    )
+    async def test_one_that_is_elsewhere_stays_there(self, redis: Redis, queue: VersionQueue, place: bytes) -> None:
+        stray, due = event(), event()
+        for number, record in enumerate((stray, due)):
+            await command(redis, "ZADD", queue.delayed, number, record.invocation_id)
+        await command(redis, "HSET", queue.live, stray.invocation_id, place)
+        await command(redis, "HSET", queue.live, due.invocation_id, b"d" + due.encode())
+        assert await promote(redis, queue) == Promotion(2, None)
+        assert [record.invocation_id for record in await records(redis, queue.async_)] == [due.invocation_id]
+        assert await command(redis, "HGET", queue.live, stray.invocation_id) == place
+
     async def test_a_deleted_functions_events_make_no_new_stream(self, redis: Redis, queue: VersionQueue) -> None:
         await accept(redis, queue, event(), delay_ms=1)
         await make_due(redis, queue)

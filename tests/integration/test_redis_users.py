@@ -12,7 +12,7 @@ from forebay_common import scripts
 from forebay_common.keys import GROUP, PlatformKeys
 from forebay_common.limits import RESULTS_MAX_BYTES
 from forebay_common.queue import VersionQueue, create_queues
-from forebay_common.record import FLAG_DESTINATION_FAILURE, FLAG_DESTINATION_SUCCESS
+from forebay_common.record import FLAG_DESTINATION_FAILURE, FLAG_DESTINATION_SUCCESS, ONCE, ONCE_PENDING
 from forebay_common.redis_client import RedisSettings, command, connect, run
 from forebay_common.scripts import load_all
 from forebay_common.spec import FunctionSpec
@@ -122,9 +122,11 @@ async def test_an_instance_can_do_its_whole_work(server: TcpServer, users: Redis
         for stream, live, entry_id in ((QUEUE.sync, QUEUE.sync, handed_back), (QUEUE.async_, QUEUE.live, unread)):
             assert await run(instance, scripts.RELEASE, (stream, live), ("i1", entry_id)) == 1
         once = QUEUE.keys.once(b"k" * 16)
-        await command(redis, "SET", once, "pending", "EX", 60)
-        await command(instance, "SET", once, "done", "XX", "KEEPTTL")
-        await command(instance, "UNLINK", once)
+        for state in (b"d", b""):
+            await command(redis, "SET", once, ONCE.pack(b"p" * 16, b"i" * 16, ONCE_PENDING), "EX", 60)
+            settlement = (b"p" * 16, b"i" * 16, state, b"frame", 60)
+            assert await run(instance, scripts.SETTLE_ONCE, (once,), settlement) == 1
+            await command(redis, "UNLINK", once)
         await command(instance, "RPUSH", f"{PLATFORM.prefix}:{ADDRESS}", b"frame")
         await command(instance, "SET", QUEUE.keys.result("1"), b"large reply", "EX", 60)
         await command(instance, "XACK", QUEUE.sync, GROUP, answered)

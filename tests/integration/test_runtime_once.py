@@ -9,10 +9,18 @@ import pytest
 from redis.asyncio import Redis
 
 from forebay_common import scripts
-from forebay_common.frames import ERROR_EXPIRED, ERROR_FUNCTION, ERROR_NONE, ERROR_REFUSED, ReplyFrame
-from forebay_common.limits import CLAIM_CHECK_BYTES
+from forebay_common.frames import (
+    ERROR_EXPIRED,
+    ERROR_FUNCTION,
+    ERROR_NONE,
+    ERROR_REFUSED,
+    FLAG_PAYLOAD_OMITTED,
+    ReplyFrame,
+)
+from forebay_common.limits import CLAIM_CHECK_BYTES, CLAIM_TTL_S, RESULT_FRAME_MAX_BYTES
+from forebay_common.once import settlement
 from forebay_common.record import IDEMPOTENCY, ONCE, ONCE_DONE, ONCE_PENDING, TAG_IDEMPOTENCY, Invocation
-from forebay_common.redis_client import command, run
+from forebay_common.redis_client import command, run, run_many
 from forebay_runtime.console import Console
 from forebay_runtime.finishing import Finisher
 from forebay_runtime.leases import SYNC, Call, Leases
@@ -44,7 +52,7 @@ def with_key(payload: bytes | None = b"{}", **changes: Any) -> Invocation:
 async def accept(rig: RuntimeRig, record: Invocation) -> Any:
     """What a gateway does with such a call."""
     keys = (rig.queue.sync, rig.keys.once(KEY_HASH))
-    arguments = (record.encode(), PAYLOAD_HASH, record.invocation_id, RETENTION_S)
+    arguments = (record.encode(), PAYLOAD_HASH, record.invocation_id)
     return await run(rig.redis, scripts.ACCEPT_ONCE, keys, arguments)
 
 
@@ -74,18 +82,25 @@ async def test_a_repetition_finds_the_answer_for_as_long_as_the_key_is_kept(
     assert await rig.queued(rig.queue.sync) == (0, 0)
 
 
-async def test_a_large_answer_is_kept_with_the_key(rig: RuntimeRig) -> None:
+@pytest.mark.parametrize("size", [RESULT_FRAME_MAX_BYTES, CLAIM_CHECK_BYTES])
+async def test_of_a_large_answer_only_its_kind_is_kept_with_the_key(rig: RuntimeRig, size: int) -> None:
     await rig.run(HANDLER)
-    record = with_key(json.dumps({"size": CLAIM_CHECK_BYTES}).encode())
+    record = with_key(json.dumps({"size": size}).encode())
     await accept(rig, record)
 
-    await rig.reply_to(record)
+    answer = await rig.reply_to(record)
 
+    assert not answer.flags & FLAG_PAYLOAD_OMITTED
+    if answer.payload is None:
+        result = f"{rig.keys.base}:{answer.claim}"
+        assert await rig.redis.strlen(result) == size + 2
+        assert CLAIM_TTL_S - 60 < await rig.redis.ttl(result) <= CLAIM_TTL_S
+    else:
+        assert len(answer.payload) == size + 2
     again = await found(rig, record)
-    assert again.payload is None
-    result = f"{rig.keys.base}:{again.claim}"
-    assert await rig.redis.strlen(result) == CLAIM_CHECK_BYTES + 2
-    assert RETENTION_S - 60 < await rig.redis.ttl(result) <= RETENTION_S
+    assert (again.payload, again.claim, again.error_kind) == (b"", "", ERROR_NONE)
+    assert again.flags & FLAG_PAYLOAD_OMITTED
+    assert RETENTION_S - 60 < await rig.redis.ttl(rig.keys.once(KEY_HASH)) <= RETENTION_S
 
 
 @pytest.mark.parametrize(
@@ -160,6 +175,29 @@ async def test_whatever_is_lost_with_the_instance_a_repetition_finds_no_less_tha
         (ONCE_DONE, True, 1),
         (ONCE_DONE, True, 0),
     ]
+
+
+@pytest.mark.parametrize("ran", [True, False])
+async def test_an_end_that_comes_late_or_again_leaves_what_stands_under_the_key(rig: RuntimeRig, *, ran: bool) -> None:
+    """A write that is sent again after a lost connection, when the key is another call's already."""
+    await rig.prepare()
+    finisher = Finisher(
+        rig.keys, rig.platform_keys.prefix, "$LATEST", "i", Leases(), Console("f", "i"), _never_fails, _is_never_lost
+    )
+    first, second = with_key(), with_key()
+    await accept(rig, first)
+    [entry_id] = await lease(rig.redis, rig.queue.sync, "i")
+    finisher.reply(Call(SYNC, entry_id, first, bytes(16), 0.0), b'"late"', ran=ran)
+    link = RecordingLink()
+    finisher.flush(cast("Any", link))
+    await run_many(rig.redis, settlement(rig.keys, first, b"", ran=False))
+    assert (await accept(rig, second))[0] == 0
+
+    await link.carry_out(rig.redis, len(link.commands))
+
+    assert await command(rig.redis, "GET", rig.keys.once(KEY_HASH)) == ONCE.pack(
+        PAYLOAD_HASH, second.invocation_id, ONCE_PENDING
+    )
 
 
 def _never_fails(error: Exception) -> None:

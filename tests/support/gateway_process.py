@@ -19,13 +19,13 @@ from botocore.config import Config
 from redis.asyncio import Redis
 
 from forebay_common import names
-from forebay_common.frames import ReplyFrame
+from forebay_common.frames import ReplyFrame, kept_frame
 from forebay_common.function_table import publish_entry, remove_entry
 from forebay_common.keys import GROUP, RECORD_FIELD, PlatformKeys
-from forebay_common.once import settle
+from forebay_common.once import settlement
 from forebay_common.queue import VersionQueue, create_queues, delete_function_keys
 from forebay_common.record import KIND_SYNC, Invocation
-from forebay_common.redis_client import command
+from forebay_common.redis_client import command, run_many
 from forebay_common.routing import RoutingEntry, VersionRoute
 from support.platform import free_port
 from support.waiting import wait_until, wait_until_async
@@ -271,8 +271,8 @@ async def finish(
     """End a leased call as an instance does: what a repeat of it finds, the reply, the acknowledgement."""
     if record.kind == KIND_SYNC and frames:
         encoded = [frame.encode() for frame in frames]
-        for parts in settle(queue.keys, record, encoded[-1], ran=True):
-            await command(redis, *parts)
+        kept = kept_frame(frames[-1], encoded[-1])
+        await run_many(redis, settlement(queue.keys, record, kept, ran=True))
         await command(redis, "RPUSH", f"{platform.prefix}:{record.reply_address}", *encoded)
     stream = queue.sync if record.kind == KIND_SYNC else queue.async_
     await command(redis, "XACK", stream, GROUP, entry_id)

@@ -15,8 +15,7 @@ async def leaked_keys(redis: Redis, prefix: str, functions: frozenset[str] = fro
 
     Permanent: the function table with its access keys and generation, and the set of processes; reply lists of
     processes in that set (the reaper knows them); queues, spec and code of a function that still exists, which is one
-    in the function table or in `functions` (its `NAMESPACE/NAME/UID`); streams that are destinations, which are the
-    user's.
+    in the function table or in `functions` (its `NAMESPACE/NAME/UID`).
     """
     keys = PlatformKeys(prefix)
     allowed = {keys.functions, keys.credentials, keys.generation, keys.processes}
@@ -29,7 +28,7 @@ async def leaked_keys(redis: Redis, prefix: str, functions: frozenset[str] = fro
     leaked = []
     async for raw in redis.scan_iter(match=f"{prefix}:*", count=1000):
         key = raw.decode()
-        if key in allowed or key.startswith(f"{prefix}:{{stream/") or _belongs_to(key, prefix, tags):
+        if key in allowed or _belongs_to(key, prefix, tags):
             continue
         if await redis.ttl(raw) == -1:
             leaked.append(key)

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from forebay_common import limits, scripts
 from forebay_common.dead_letters import list_dead, purge, redrive
-from forebay_common.events import DELAYED, QUEUED, Cancellation, CancelResult, cancel_event
+from forebay_common.events import DELAYED, QUEUED, Cancellation, CancelResult, cancel_event, find_event
 from forebay_common.outbox import OutboxEntry, outbox_dead, outbox_done, read_outbox
 from forebay_common.record import (
     FLAG_DESTINATION_FAILURE,
@@ -192,8 +192,12 @@ class CallersMachine(QueueMachine):
         taken = {item.group for item in self.where(*HAS_TURN)} - {NO_HASH}
         for item in chosen:
             if removes:
-                gone = Place(GONE, attempt=item.place.attempt, reason=item.place.reason, result=item.place.result)
-                allowed[item.record.invocation_id] = [gone if gone.result else Place(GONE)]
+                # The letter may tell of its destination; what is left, the result, of the event itself.
+                [state] = self.do(find_event(self.redis, self.queue, [item.record.invocation_id]))
+                gone = Place(GONE)
+                if state is not None:
+                    gone = Place(GONE, attempt=state.attempts, reason=state.reason, result=item.place.result)
+                allowed[item.record.invocation_id] = [gone]
             elif item.group in taken:
                 allowed[item.record.invocation_id] = [Place(WAITING)]
             else:

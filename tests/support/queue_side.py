@@ -47,7 +47,13 @@ async def append(redis: Redis, queue: VersionQueue, record: Invocation) -> bytes
 
 
 async def accept(
-    redis: Redis, queue: VersionQueue, record: Invocation, *, delay_ms: int = 0, once: Sequence[bytes | int] = ()
+    redis: Redis,
+    queue: VersionQueue,
+    record: Invocation,
+    *,
+    delay_ms: int = 0,
+    once: Sequence[bytes | int] = (),
+    body: Sequence[str] = (),
 ) -> Any:
     """Accept an event as a gateway does; `once`: hash of its idempotency key, hash of the payload, retention in s."""
     keys = [queue.async_, queue.live, queue.delayed, queue.groups, queue.group(record.group_hash)]
@@ -57,6 +63,7 @@ async def accept(
         assert isinstance(key_hash, bytes)
         keys.append(queue.keys.once(key_hash))
         arguments += rest
+    keys += body
     return await run(redis, scripts.ACCEPT_ASYNC, keys, arguments)
 
 
@@ -65,7 +72,7 @@ async def accept_once(
 ) -> Any:
     """Accept a sync call with an idempotency key as a gateway does."""
     record.optional[TAG_IDEMPOTENCY] = IDEMPOTENCY.pack(key_hash, payload_hash, retention_s)
-    arguments = (record.encode(), payload_hash, record.invocation_id, retention_s)
+    arguments = (record.encode(), payload_hash, record.invocation_id)
     return await run(redis, scripts.ACCEPT_ONCE, (queue.sync, queue.keys.once(key_hash)), arguments)
 
 

@@ -41,6 +41,12 @@ class ValkeyServer:
             self._process = subprocess.Popen([get_binary_path(), config], stdout=log, stderr=log)
         wait_until(self._answers, "Valkey answers")
 
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """End it at once, as a crash would."""
         if self._process is not None:

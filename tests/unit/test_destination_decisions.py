@@ -77,7 +77,8 @@ class Simulation:
         return len(self.given_up_s) > given_up
 
     def _attempt(self, number: int) -> None:
-        if self.lane.failing and is_over(int(self._ended_s[number] * 1000), int(self.now_s * 1000)):
+        tried = self.lane.failing or self.lane.has_failed(entry(number))
+        if tried and is_over(int(self._ended_s[number] * 1000), int(self.now_s * 1000)):
             self.given_up_s[number] = self.now_s
             self.lane.gone(entry(number))
             return

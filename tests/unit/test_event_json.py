@@ -12,7 +12,7 @@ from forebay_common.frames import ReplyFrame
 from forebay_controller import event_input, event_json
 from forebay_controller.invocation_watch import LOOK_FIRST_S, LOOK_LAST_S, next_look_s
 from forebay_controller.v1_errors import V1Error
-from forebay_controller.v1_event_models import DeadLetterOutput, InvocationOutput
+from forebay_controller.v1_event_models import DeadLetterItem, DeadLetterOutput, InvocationOutput
 
 ID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 
@@ -108,6 +108,25 @@ def test_a_dead_letter_is_shown_with_its_event_and_its_last_error() -> None:
     assert (document["payload"], document["payload_bytes"]) == ({"n": 1}, 8)
     assert (document["error_type"], len(document["error_message"])) == ("ValueError", 500)
     assert document["error"]["errorMessage"] == "x" * 600
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind", "text"),
+    [
+        (b' {"errorType": "E", "errorMessage": 5}', "E", "5"),
+        (b'{"errorType": null}', "", ""),
+        (b'{"errorMessage": "half \\ud83d"}', "", "half ?"),
+        (b"[1]", "Forebay.NotRun", "[1]"),
+        (b'{"errorType": NaN}', "Forebay.NotRun", '{"errorType": NaN}'),
+        (b"\xff", "Forebay.NotRun", "\ufffd"),
+        (b"", "Forebay.NotRun", ""),
+        (b"[" * 60_000, "Forebay.NotRun", "[" * 500),
+    ],
+)
+def test_an_error_in_a_list_is_two_texts_whatever_the_function_answered(payload: bytes, kind: str, text: str) -> None:
+    members = event_json.dead_letter_members(letter(frame=frame(payload, error_kind=frames.ERROR_FUNCTION)))
+    assert (members["error_type"], members["error_message"]) == (kind, text)
+    assert DeadLetterItem(**members | {"accepted_at": "", "dead_at": ""}).model_dump_json()
 
 
 def test_a_dead_letter_whose_payload_is_gone_says_so() -> None:

@@ -22,7 +22,7 @@ def test_bounds_in_the_scripts_are_those_of_the_limits() -> None:
         "OUTBOX_MAX": limits.OUTBOX_MAX,
         "DEAD_TTL_S": limits.DEAD_LETTER_TTL_S,
         "DEAD_MAX": 2 * limits.DEAD_LETTERS_MAX,
-        "PENDING_MIN_S": limits.CLAIM_TTL_S,
+        "PENDING_S": limits.CLAIM_TTL_S,
         "BODY_MARGIN_MS": limits.CLAIM_TTL_S * 1000,
     }
     for name, value in copies.items():

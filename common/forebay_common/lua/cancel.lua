@@ -9,7 +9,10 @@ if not leased or #leased > 0 then
   return 0
 end
 local removed = redis.call('XDEL', KEYS[1], ARGV[1])
-if removed == 1 and KEYS[2] then
-  redis.call('UNLINK', unpack(KEYS, 2))
+if removed == 1 then
+  for i = 2, #KEYS do
+    -- One by one: no rule of a Redis user need cover two kinds of keys.
+    redis.call('UNLINK', KEYS[i])
+  end
 end
 return removed

@@ -9,9 +9,10 @@ local now = now_ms()
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, invocation in ipairs(due) do
   local waiting = redis.call('HGET', KEYS[3], invocation)
-  -- The record has its moment of acceptance since it began to wait. No stream: the function is deleted, and a new
-  -- stream would outlive it.
-  local entry_id = waiting and redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', 'r', string.sub(waiting, 2))
+  -- What does not wait for its time is elsewhere, and stays there. The record has its moment of acceptance since it
+  -- began to wait. No stream: the function is deleted, and a new stream would outlive it.
+  local entry_id = waiting and string.sub(waiting, 1, 1) == 'd'
+    and redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', 'r', string.sub(waiting, 2))
   if entry_id then
     redis.call('HSET', KEYS[3], invocation, entry_id)
   end

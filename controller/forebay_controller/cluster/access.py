@@ -73,7 +73,7 @@ def acl_rules(platform: PlatformKeys, spec: FunctionSpec, password: str) -> tupl
         *(f"~{base}:{own}" for own in _READ_AND_WRITTEN),
         *(f"+{command}" for command in _COMMANDS),
         f"(+get %R~{base}:code:*)",
-        f"(+set +unlink ~{base}:once:*)",
+        f"(+evalsha +get +set +unlink ~{base}:once:*)",
         f"(+rpush ~{platform.prefix}:reply:*)",
     )
 

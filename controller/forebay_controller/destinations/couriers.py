@@ -23,6 +23,7 @@ from forebay_controller import destination_text
 from forebay_controller.background import end_tasks
 from forebay_controller.destination_text import Destination
 from forebay_controller.destinations.decisions import REASON_FAILED, Lane, id_before, is_over, order_of
+from forebay_controller.destinations.slots import Slots
 from forebay_controller.destinations.targets import DeliveryError, Targets, UndeliverableError
 from forebay_controller.metrics import Metrics
 
@@ -232,10 +233,10 @@ class Courier:
 
     async def _attempt(self, lane: Lane, entry_id: bytes, entry: OutboxEntry | None) -> None:
         """Try to deliver one record. `entry` None: it waited, and is read again."""
-        slot = self._slot(lane)
-        if slot.locked():
+        slots, receiver = self._slots(lane)
+        if not slots.has_room(receiver):
             entry = None  # it is read again at its turn: what thousands wait with would fill the memory
-        async with slot:
+        async with slots.hold(receiver):
             try:
                 entry = entry or await self._read(entry_id)
                 spec = self._functions().get(self._uid)
@@ -246,11 +247,14 @@ class Courier:
             except (DeliveryError, RedisError) as error:
                 await self._failed(lane, entry_id, entry, str(error))
 
-    def _slot(self, lane: Lane) -> asyncio.Semaphore:
+    def _slots(self, lane: Lane) -> tuple[Slots, str]:
+        """What a lane's records share with those for other receivers, and the name of theirs there."""
         spec = self._functions().get(self._uid)
         status = SUCCEEDED if lane is self._lanes[SUCCEEDED] else FAILED
         destination = None if spec is None else _destination(spec, status)
-        return self._targets.slot(NO_DESTINATION if destination is None else destination.kind)
+        if spec is None or destination is None:
+            return self._targets.writes, self._uid
+        return self._targets.slots(spec.namespace, destination)
 
     async def _read(self, entry_id: bytes) -> OutboxEntry | None:
         entries = await read_outbox(self._redis, self._queue, id_before(entry_id), 1)
@@ -262,8 +266,9 @@ class Courier:
             await self._without_destination(spec, entry)
             lane.gone(entry.entry_id)
             return
-        if lane.failing and is_over(entry.ended_ms, await self._redis_ms()):
-            await self._bury(spec, entry, REASON_FAILED, "its time was over before the destination took anything again")
+        tried = lane.failing or lane.has_failed(entry.entry_id)
+        if tried and is_over(entry.ended_ms, await self._redis_ms()):
+            await self._bury(spec, entry, REASON_FAILED, "its time was over before it was its turn again")
             lane.gone(entry.entry_id)
             return
         if entry.entry_id not in self._told:

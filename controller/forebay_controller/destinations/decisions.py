@@ -29,6 +29,7 @@ HOPS_MAX = 16
 
 REASON_FAILED = "DestinationFailed"
 REASON_CHAIN = "DestinationChainTooLong"
+REASON_STREAMS = "DestinationStreamsFull"
 
 _EXPONENT_MAX = 16
 
@@ -45,6 +46,11 @@ def pause_s(failures_in_row: int) -> float:
     """How long nothing goes to a destination after so many failures in a row; 0 while it may only be one record."""
     over = failures_in_row - FAILING_AFTER
     return 0.0 if over < 0 else min(PAUSE_MAX_S, math.pow(2, min(over, _EXPONENT_MAX)))
+
+
+def share_of(total: int, receivers: int) -> int:
+    """How many of `total` slots one of so many receivers may hold: so many that one more receiver finds some free."""
+    return max(1, total // (receivers + 1))
 
 
 def is_over(ended_ms: int, now_ms: int, delay_s: float = 0.0) -> bool:
@@ -92,6 +98,10 @@ class Lane:
     def empty(self) -> bool:
         """Whether nothing is under way, and nothing waits."""
         return not self.in_flight and not self._failures
+
+    def has_failed(self, entry_id: bytes) -> bool:
+        """Whether a record has been tried before, as far as this controller knows."""
+        return entry_id in self._failures
 
     def free(self, now_s: float) -> int:
         """How many more records may be sent off now."""

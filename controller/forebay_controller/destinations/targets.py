@@ -1,6 +1,7 @@
 """Takes one record to its destination: another function, a Redis stream, or a URL."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,21 +20,32 @@ from forebay_common.redis_client import checked, command, pipeline, run
 from forebay_common.spec import FunctionSpec
 from forebay_controller.destination_text import FUNCTION, STREAM, URL, Destination
 from forebay_controller.destinations import document
-from forebay_controller.destinations.decisions import HOPS_MAX, REASON_CHAIN, REASON_FAILED, TOTAL_MAX
+from forebay_controller.destinations.decisions import (
+    HOPS_MAX,
+    REASON_CHAIN,
+    REASON_FAILED,
+    REASON_STREAMS,
+    TOTAL_MAX,
+)
 from forebay_controller.destinations.signing import signature_headers, signing_secret
+from forebay_controller.destinations.slots import Slots
+from forebay_controller.destinations.streams import Streams, StreamsFullError
 from forebay_controller.registry_rules import ACTIVE, destination_flags
 
 if TYPE_CHECKING:
     from forebay_controller.outbound import Outbound
 
-STREAM_MAX_ENTRIES = 100_000
 ACCEPTED_KEEP_S = 900
 """For so long a function does not take the same record twice: longer than a dead controller needs to be replaced."""
 INLINE_MAX_BYTES = 64 * limits.KIB
 """A record with a larger payload is made in a thread: reading it through would hold up everything else."""
+GROUPED_FIELD = "n"
+"""Of the groups' hash: how many events wait for their turn."""
 _HASH_BYTES = 16
 _VERSION_4 = 0x40
 _VARIANT = 0x80
+_ACCEPTED = (0, 1)
+"""What ACCEPT_ASYNC answers when the event is in the queue, now or since it was delivered before."""
 
 
 class DeliveryError(Exception):
@@ -80,12 +92,17 @@ class Targets:
         self._wake = wake
         self._uids: dict[tuple[str, str], str] = {}
         self._outbound: Outbound | None = None
-        self._posts = asyncio.Semaphore(TOTAL_MAX)
-        self._writes = asyncio.Semaphore(TOTAL_MAX)
+        self._streams = Streams(redis, platform)
+        self._posts = Slots(TOTAL_MAX)
+        self.writes = Slots(TOTAL_MAX)
+        """For all that is no post."""
 
-    def slot(self, kind: str) -> asyncio.Semaphore:
-        """What a record for a kind of destination must hold as long as it is in memory; all functions share them."""
-        return self._posts if kind == URL else self._writes
+    def slots(self, namespace: str, destination: Destination) -> tuple[Slots, str]:
+        """Of what a record for a destination must hold one, and for which receiver; all functions share them."""
+        if destination.kind != URL:
+            return self.writes, f"{namespace}/{destination.text}"
+        # One server is one receiver, whatever its paths: never raises, also for what is no URL.
+        return self._posts, re.split("[/?#]", destination.value.partition("://")[2], maxsplit=1)[0].lower()
 
     async def deliver(self, spec: FunctionSpec, entry: OutboxEntry, destination: Destination) -> None:
         """Give the record of a function's ended event to a destination; returns when it is taken.
@@ -124,37 +141,44 @@ class Targets:
         if target.state != ACTIVE:
             raise DeliveryError(f"the function {name} is not active")
         queue = VersionQueue(self._platform.function(target.namespace, target.name, target.uid))
-        lengths = [("XLEN", queue.async_), ("ZCARD", queue.delayed)]
-        if sum(checked(await pipeline(self._redis, lengths))) >= limits.ASYNC_QUEUE_MAX:
+        if await self._waiting(queue) >= limits.ASYNC_QUEUE_MAX:
             raise DeliveryError(f"the queue of the function {name} is full")
         if not await self._accept(target, queue, entry, f"{source.uid}/{entry.entry_id.decode()}", body):
             raise DeliveryError(f"the function {name} was just deleted")
         self._wake(target.uid)
 
+    async def _waiting(self, queue: VersionQueue) -> int:
+        """How many events count for a queue's bound, as gateways count them."""
+        lengths = [("XLEN", queue.async_), ("ZCARD", queue.delayed), ("XLEN", queue.outbox)]
+        *found, grouped = checked(await pipeline(self._redis, [*lengths, ("HGET", queue.groups, GROUPED_FIELD)]))
+        waiting: int = sum(found) + int(grouped or 0)
+        return waiting
+
     async def _accept(
         self, target: FunctionSpec, queue: VersionQueue, entry: OutboxEntry, delivery: str, body: bytes
     ) -> bool:
-        """Queue the event that `delivery` names, once; False when the function is deleted."""
+        """Queue the event that `delivery` names, once; False when the function is deleted. Raises DeliveryError."""
         event = passed_on(entry.record, target, delivery, body, self._outgoing)
         claims = queue.body(event.claim)
         if claims:
             await command(self._redis, "SET", claims[0], body, "EX", limits.CLAIM_TTL_S + event.wait_ms // 1000)
-        once = queue.keys.once(_hash(f"destination/{delivery}".encode()))
+        # No user's idempotency key has a NUL, so none stands where this one does.
+        once = queue.keys.once(_hash(f"\0destination/{delivery}".encode()))
         accepted = await run(
             self._redis,
             scripts.ACCEPT_ASYNC,
-            (queue.async_, queue.live, queue.delayed, queue.groups, queue.group(b""), once),
+            (queue.async_, queue.live, queue.delayed, queue.groups, queue.group(b""), once, *claims),
             (event.encode(), event.invocation_id, 0, b"", _hash(body), ACCEPTED_KEEP_S),
         )
-        # Whatever stands under this key already is this record: nothing else has it.
+        if accepted is not None and accepted[0] not in _ACCEPTED:
+            raise DeliveryError(f"the queue of the function {target.name} did not take the event ({accepted[0]})")
         return accepted is not None
 
     async def _to_stream(self, source: FunctionSpec, entry: OutboxEntry, name: str, body: bytes) -> None:
-        await command(
-            self._redis,
-            *("XADD", self._platform.stream(source.namespace, name), "MAXLEN", "~", STREAM_MAX_ENTRIES, "*"),
-            *("id", record_id(entry), "record", body),
-        )
+        try:
+            await self._streams.add(source.namespace, name, record_id(entry), body)
+        except StreamsFullError as error:
+            raise UndeliverableError(REASON_STREAMS, str(error)) from error
 
     async def _to_url(self, source: FunctionSpec, entry: OutboxEntry, url: str, arn: str, body: bytes) -> None:
         if self._outbound is None:

@@ -41,3 +41,9 @@ async def http(gateway: GatewayProcess) -> AsyncIterator[httpx.AsyncClient]:
     """A client that may call functions."""
     async with gateway.client() as client:
         yield client
+
+
+@pytest.fixture
+def key() -> dict[str, str]:
+    """An idempotency key of the test's own, as a header."""
+    return {"idempotency-key": f'"{secrets.token_hex(8)}"'}

@@ -20,6 +20,7 @@ from forebay_common.redis_client import RedisSettings, command, connect
 from support.gateway_process import Deployed, GatewayProcess, deploy, echo, remove
 from support.waiting import wait_until_async
 
+EVENT = {"x-amz-invocation-type": "Event"}
 LARGE = b'"' + b"x" * limits.CLAIM_CHECK_BYTES + b'"'
 
 
@@ -55,7 +56,8 @@ async def restricted(redis: Redis, user: dict[str, Any], prefix: str, tmp_path: 
 
 async def denied(redis: Redis, name: str) -> list[Any]:
     """What Redis refused the user."""
-    return [entry for entry in await command(redis, "ACL", "LOG") if entry["username"] == name]
+    entries = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in await command(redis, "ACL", "LOG")]
+    return [entry for entry in entries if entry[b"username"] == name.encode()]
 
 
 async def test_a_gateway_can_do_its_whole_work(redis: Redis, user: dict[str, Any], restricted: Deployed) -> None:
@@ -70,14 +72,32 @@ async def test_a_gateway_can_do_its_whole_work(redis: Redis, user: dict[str, Any
             assert (await http.get("/fn/hello/x")).status_code == 200
         # Nobody answers: the caller's wait ends, and the call, small or large, is taken back.
         for body in (b"{}", LARGE):
-            waited = await http.post(restricted.path, content=body, headers={"x-forebay-wait-ms": "50"})
-            assert waited.status_code == 429
+            for key in ({}, {"idempotency-key": f'"taken back {len(body)}"'}):
+                waited = await http.post(restricted.path, content=body, headers={"x-forebay-wait-ms": "50"} | key)
+                assert waited.status_code == 429
         assert await restricted.length() == 0
+        await _deliver(restricted, http)
         await _answer_large(redis, restricted, http)
     await restricted.change(capacity=3)
     assert gateway.terminate() == 0
     assert await denied(redis, user["username"]) == []
     assert "NOPERM" not in gateway.log.read_text()
+
+
+async def _deliver(function: Deployed, http: httpx.AsyncClient) -> None:
+    """Calls and events once under their key, in a group, for later: small and large."""
+    for body in (b"{}", LARGE):
+        key = {"idempotency-key": f'"{len(body)}"'}
+        async with function.served(echo):
+            answers = [await http.post(function.path, content=body, headers=key) for _ in range(2)]
+        assert answers[0].content == body
+        # A large answer is not kept.
+        assert [answer.status_code for answer in answers] == [200, 200 if body == b"{}" else 409]
+        for number, extra in enumerate(({}, {"x-forebay-delay": "60"}, {"x-forebay-group": "g"})):
+            for key in ({}, {"idempotency-key": f'"{number} {len(body)}"'}):
+                for _ in range(2):
+                    accepted = await http.post(function.path, content=body, headers=EVENT | extra | key)
+                    assert accepted.status_code == 202
 
 
 async def _answer_large(redis: Redis, function: Deployed, http: httpx.AsyncClient) -> None:
@@ -99,6 +119,8 @@ async def test_a_gateways_user_can_do_nothing_else(redis: Redis, user: dict[str,
     function = platform.function("default", "hello", "u1")
     client = connect(RedisSettings.from_json(user))
     try:
+        # What acceptance is held back for where events are to be on a replica.
+        assert await command(client, "WAIT", 0, 1) == 0
         for forbidden in (
             ("EVAL", "return 1", 0),
             ("SCRIPT", "LOAD", "return 1"),
@@ -130,3 +152,11 @@ async def test_a_gateways_user_can_do_nothing_else(redis: Redis, user: dict[str,
                 await command(client, *forbidden)
     finally:
         await client.aclose()
+
+
+async def test_what_redis_refuses_a_user_is_found(redis: Redis, user: dict[str, Any]) -> None:
+    client = connect(RedisSettings.from_json(user))
+    with pytest.raises(NoPermissionError):
+        await command(client, "KEYS", "*")
+    await client.aclose()
+    assert b"keys" in {entry[b"object"] for entry in await denied(redis, user["username"])}

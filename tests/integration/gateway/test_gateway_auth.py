@@ -24,6 +24,7 @@ from support.gateway_process import Deployed, GatewayProcess, deploy, echo, invo
 from support.waiting import wait_until_async
 
 REGION = "us-east-1"
+EVENT = {"x-amz-invocation-type": "Event"}
 SECRET = "secret-of_the_key"
 ADMIN = ("FBAKADMIN", SECRET)
 API_KEY = f"FBAKADMIN.{SECRET}"
@@ -181,6 +182,33 @@ class TestInvoke:
         assert error_of(changed)[1] == "InvalidSignatureException"
         unknown = await http.post(invoke_path("nobody"), content=b"{}", headers=headers)
         assert error_of(unknown)[1] == "InvalidSignatureException"
+
+    async def test_a_caller_is_given_no_answer_that_another_was_given_under_the_same_idempotency_key(
+        self, http: httpx.AsyncClient, function: Deployed
+    ) -> None:
+        for path, extra in ((function.path, {}), (function.path, EVENT), (f"/fn/{function.name}", {})):
+            key = {"idempotency-key": f'"{secrets.token_hex(8)}"'}
+            answers = [
+                await http.post(path, content=b"[1]", headers=bearer(f"{who}.{SECRET}") | key | extra)
+                for who in ("FBAKADMIN", "FBAKINVOKER", "FBAKINVOKER")
+            ]
+            assert {answer.status_code for answer in answers} == {202 if extra else 200}
+            ids = [answer.headers["x-amzn-requestid"] for answer in answers]
+            assert ids[0] != ids[1] == ids[2]
+            assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, None, "true"]
+
+    async def test_a_repeat_that_is_signed_anew_is_a_repeat(
+        self, gateway: GatewayProcess, http: httpx.AsyncClient, function: Deployed
+    ) -> None:
+        """Its signature differs: our own credentials are no part of the request as the function sees it."""
+        key = {"idempotency-key": f'"{secrets.token_hex(8)}"'}
+        target = f"/fn/{function.name}"
+        answers = []
+        for salt in ("1", "2"):
+            signed = signature(gateway, "POST", target, b"[1]", ADMIN, **key, **{"x-salt": salt})
+            answers.append(await http.post(target, content=b"[1]", headers=signed))
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert answers[1].headers["idempotency-replayed"] == "true"
 
     async def test_another_region_is_told(self, gateway: GatewayProcess, function: Deployed) -> None:
         client = gateway.boto("eu-west-1", key=ADMIN)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import secrets
 import time
 import uuid
@@ -27,12 +26,6 @@ from support.waiting import wait_until_async
 EVENT = {"x-amz-invocation-type": "Event"}
 REPLAYED = "idempotency-replayed"
 LARGE = b'"' + b"x" * (limits.CLAIM_CHECK_BYTES + 1) + b'"'
-
-
-@pytest.fixture
-def key() -> dict[str, str]:
-    """A key of the test's own, as a header."""
-    return {"idempotency-key": f'"{secrets.token_hex(8)}"'}
 
 
 @pytest.fixture
@@ -253,25 +246,42 @@ class TestCalls:
             answers.append(await http.post(function.path, content=b"1", headers=EVENT | key))
         assert [answer.status_code for answer in answers] == [422, 422, 422]
 
-    async def test_large_payloads_and_answers_come_again_as_they_were(
+    async def test_a_large_payload_is_stored_once(
         self, function: Deployed, http: httpx.AsyncClient, key: dict[str, str]
+    ) -> None:
+        async with function.served(Slow()) as instance:
+            answers = [await http.post(function.path, content=LARGE, headers=key) for _ in range(3)]
+        assert [answer.content for answer in answers] == [b'"done"'] * 3
+        assert len(instance.seen) == 1
+        await wait_until_async(lambda: _no_bodies(function), "the payloads are deleted")
+
+    @pytest.mark.parametrize("payload", [b'"' + b"x" * limits.RESULT_FRAME_MAX_BYTES + b'"', LARGE])
+    async def test_an_answer_that_is_too_large_to_be_kept_is_the_first_callers_only(
+        self, function: Deployed, http: httpx.AsyncClient, key: dict[str, str], payload: bytes
     ) -> None:
         claim = f"result:{secrets.token_hex(16)}"
         name = f"{function.queue.keys.base}:{claim}"
 
-        def claimed(record: Invocation) -> Sequence[ReplyFrame]:
-            return [ReplyFrame(token=record.reply_token, payload=None, claim=claim)]
+        def large(record: Invocation) -> Sequence[ReplyFrame]:
+            if payload is LARGE:
+                return [ReplyFrame(token=record.reply_token, payload=None, claim=claim)]
+            return [ReplyFrame(token=record.reply_token, payload=payload)]
 
-        await command(function.redis, "SET", name, LARGE, "EX", 60)
-        async with function.served(claimed) as instance:
-            answers = [await http.post(function.path, content=LARGE, headers=key) for _ in range(3)]
-        assert [answer.content == LARGE for answer in answers] == [True] * 3
+        async def gone() -> bool:
+            return await function.redis.exists(name) == 0
+
+        if payload is LARGE:
+            await command(function.redis, "SET", name, LARGE, "EX", 60)
+        async with function.served(large) as instance:
+            first, *repeats = [await http.post(function.path, headers=key) for _ in range(3)]
+        assert (first.status_code, first.content) == (200, payload)
+        for repeat in repeats:
+            assert (repeat.status_code, repeat.headers["x-amzn-errortype"]) == (409, "ResourceConflictException")
+            assert first.headers["x-amzn-requestid"] in repeat.json()["message"]
         assert len(instance.seen) == 1
-        await wait_until_async(lambda: _no_bodies(function), "the payloads are deleted")
-        await function.redis.unlink(name)
-        gone = await http.post(function.path, content=LARGE, headers=key)
-        assert (gone.status_code, gone.headers["x-amzn-errortype"]) == (409, "ResourceConflictException")
-        assert answers[0].headers["x-amzn-requestid"] in gone.json()["message"]
+        await wait_until_async(gone, "what lay beside the answer is deleted")
+        (value,) = await stored(function)
+        assert len(value) < 1024
 
     async def test_a_repeats_end_leaves_the_first_alone(
         self, function: Deployed, http: httpx.AsyncClient, gateway: GatewayProcess, key: dict[str, str]
@@ -314,9 +324,9 @@ class TestCalls:
         ]
         assert (await first).status_code == 429
         await wait_until_async(lambda: is_queued(function, 1), "a repeat is accepted")
-        async with function.served(echo) as instance:
+        async with function.served(Slow()) as instance:
             answers = await asyncio.gather(*repeats)
-        assert {(answer.status_code, len(answer.content)) for answer in answers} == {(200, len(LARGE))}
+        assert {(answer.status_code, answer.content) for answer in answers} == {(200, b'"done"')}
         assert len({answer.headers["x-amzn-requestid"] for answer in answers}) == 1
         assert sum(REPLAYED not in answer.headers for answer in answers) == 1
         # It waits for what is left of its own caller's wait.
@@ -375,43 +385,6 @@ class TestTheDeathOfAGateway:
         second = await http.post(function.path, headers=EVENT | key)
         assert second.headers["x-amzn-requestid"] == first.headers["x-amzn-requestid"]
         assert len(await records(function.redis, function.queue.async_)) == 1
-
-
-class TestOverHttp:
-    async def test_a_repeat_is_the_same_request_and_not_the_same_event(
-        self, function: Deployed, http: httpx.AsyncClient, key: dict[str, str]
-    ) -> None:
-        path = f"/fn/{function.name}/orders?x=1"
-
-        def made(record: Invocation) -> Sequence[ReplyFrame]:
-            answer = {"statusCode": 201, "headers": {"x-made": secrets.token_hex(4)}, "body": "made"}
-            return [ReplyFrame(token=record.reply_token, payload=json.dumps(answer).encode())]
-
-        async with function.served(made) as instance:
-            first = await http.post(path, content=b"1", headers=key)
-            second = await http.post(path, content=b"1", headers=key | {"user-agent": "another"})
-            others = [
-                await http.put(path, content=b"1", headers=key),
-                await http.post(f"/fn/{function.name}/orders?x=2", content=b"1", headers=key),
-                await http.post(f"/fn/{function.name}/order?x=1", content=b"1", headers=key),
-                await http.post(path, content=b"2", headers=key),
-                await http.post(function.path, content=b"1", headers=key),
-            ]
-        assert (second.status_code, second.text) == (201, "made")
-        assert second.headers["x-made"] == first.headers["x-made"]
-        assert second.headers["x-amzn-requestid"] == first.headers["x-amzn-requestid"]
-        assert (first.headers.get(REPLAYED), second.headers[REPLAYED]) == (None, "true")
-        assert [answer.status_code for answer in others] == [422] * 5
-        assert len(instance.seen) == 1
-
-    async def test_async_repeats_are_accepted_as_the_first_one(
-        self, function: Deployed, http: httpx.AsyncClient, key: dict[str, str]
-    ) -> None:
-        headers = key | {"prefer": "respond-async"}
-        first, second = [await http.post(f"/fn/{function.name}", content=b"1", headers=headers) for _ in range(2)]
-        assert (first.status_code, second.status_code) == (202, 202)
-        assert second.json() == first.json() == {"invocationId": first.headers["x-amzn-requestid"]}
-        assert (first.headers.get(REPLAYED), second.headers[REPLAYED]) == (None, "true")
 
 
 class TestBoto3:

@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,8 @@ import pytest
 from redis.asyncio import Redis
 
 from forebay_common import limits
+from forebay_common.frames import ReplyFrame
+from forebay_common.record import Invocation
 from forebay_common.redis_client import RedisSettings, command, connect
 from forebay_common.scripts import load_all
 from support.gateway_process import Deployed, GatewayProcess, deploy, echo
@@ -77,6 +79,11 @@ def refused(response: httpx.Response, words: str) -> None:
     assert "was not accepted" in response.json()["Message"]
 
 
+def small(record: Invocation) -> Sequence[ReplyFrame]:
+    """An answer that repeats are given too."""
+    return [ReplyFrame(token=record.reply_token, payload=b'"small"')]
+
+
 async def left(function: Deployed) -> list[bytes]:
     """Keys of a function that only a call can have made."""
     queues = {function.queue.sync.encode(), function.queue.async_.encode()}
@@ -127,6 +134,22 @@ class TestOutOfMemory:
         try:
             refused(await client.post(spoilt.path, content=payload, headers=EVENT), "out of memory")
             await nothing_is_left(spoilt)
+        finally:
+            await command(admin, "CONFIG", "SET", "maxmemory", 0)
+
+    @pytest.mark.parametrize("headers", [EVENT, EVENT | KEY, EVENT | {"x-forebay-delay": "60"}, {}, KEY])
+    async def test_memory_that_has_room_for_the_record_and_not_for_its_payload_takes_neither(
+        self, admin: Redis, spoilt: Deployed, client: httpx.AsyncClient, headers: dict[str, str]
+    ) -> None:
+        """A payload that arrives counts as used memory, until it is refused: then its record would find room."""
+        await command(admin, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+        payload = b'"' + b"x" * (limits.MIB - 2) + b'"'
+        try:
+            for room_kib in (64, 512):
+                used = int((await admin.info("memory"))["used_memory"])
+                await command(admin, "CONFIG", "SET", "maxmemory", used + room_kib * limits.KIB)
+                refused(await client.post(spoilt.path, content=payload, headers=headers), "out of memory")
+                await nothing_is_left(spoilt)
         finally:
             await command(admin, "CONFIG", "SET", "maxmemory", 0)
 
@@ -261,9 +284,9 @@ class TestWithoutScripts:
         asked = [asyncio.create_task(client.post(spoilt.path, content=LARGE, headers=KEY)) for _ in range(3)]
         await wait_until_async(lambda: _was_asked(admin), "the gateway has met the missing script")
         await load_all(admin)
-        async with spoilt.served(echo) as instance:
+        async with spoilt.served(small) as instance:
             answers = await asyncio.gather(*asked)
-        assert {(answer.status_code, len(answer.content)) for answer in answers} == {(200, len(LARGE))}
+        assert {(answer.status_code, answer.content) for answer in answers} == {(200, b'"small"')}
         assert len(instance.seen) == 1
 
     @pytest.mark.parametrize("headers", [EVENT, KEY], ids=["event", "call"])

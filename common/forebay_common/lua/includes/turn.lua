@@ -30,17 +30,22 @@ local function takes_turn(live, groups, list, group, record, now)
 end
 
 -- The event that had its group's turn has ended: the next one goes to the queue's end, behind those of other groups.
+-- An id in the list whose event does not wait for its turn is passed over, so that no group stands still.
 local function pass_turn(async, delayed, live, groups, list, group)
   if group == '' then
     return
   end
-  local invocation = redis.call('LPOP', list)
-  if not invocation then
-    redis.call('HDEL', groups, group)
-    return
-  end
-  redis.call('HINCRBY', groups, 'n', -1)
-  local record = string.sub(redis.call('HGET', live, invocation), 2)
+  local invocation, waiting
+  repeat
+    invocation = redis.call('LPOP', list)
+    if not invocation then
+      redis.call('HDEL', groups, group)
+      return
+    end
+    redis.call('HINCRBY', groups, 'n', -1)
+    waiting = redis.call('HGET', live, invocation)
+  until waiting and string.sub(waiting, 1, 1) == 'g'
+  local record = string.sub(waiting, 2)
   if moved_at_ms(record) > now_ms() then
     -- It was accepted for a time that has not come yet.
     delay(delayed, live, record, moved_at_ms(record))

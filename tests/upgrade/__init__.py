@@ -1,0 +1,1 @@
+"""A release beside the one before it: `make test-upgrade`."""
