@@ -180,7 +180,7 @@ async def test_a_burst_of_200_pods_is_created_side_by_side(server: ScriptedApiSe
     await asyncio.gather(*(api.create(PODS, "team", pod) for pod in pods))
     assert len(server.all(PODS)) == 200
     assert 32 <= server.in_flight_most <= 64
-    assert time.monotonic() - started_s < 2
+    assert time.monotonic() - started_s < 200 * server.latency_s, "one after the other takes longer"
 
 
 async def test_requests_apart_do_not_wait_behind_others(server: ScriptedApiServer, api: Api) -> None:

@@ -176,7 +176,9 @@ async def test_a_change_is_decided_anew_on_what_somebody_else_left(
     decision = settings(timeout_s=9)
     changed = await functions.change("hello", decision)
     assert (changed.timeout_s, changed.memory_mb) == (9, 512)
-    assert [old.memory_mb for old in decision.seen if old is not None] == [128, 512]
+    first, *later = [old.memory_mb for old in decision.seen if old is not None]
+    assert first == 128
+    assert set(later) == {512}
 
 
 async def test_a_change_against_endless_others_gives_up(
