@@ -93,11 +93,10 @@ class Acceptance:
         )  # fmt: skip
         answered: asyncio.Future[Any] = self._loop.create_future()
         try:
-            self._write(load, made, answered)
+            self._write(function, made, answered)
             if once is not None and self._replicated:
                 self._touch(function, invocation_id)
             self._sample(load, route, now_s)
-            self._waker.wake(function, now_s, wake.ASYNC_SPACING_S)
             reply = await answered
         except (RedisUnavailable, hiredis.ReplyError) as error:
             reply = await self._otherwise(function, made, error)
@@ -136,14 +135,18 @@ class Acceptance:
         head = script_head(scripts.ACCEPT_ASYNC, _PLACES + len(keys), 4 if once is None else 6)
         return head + route.accept_keys + b"".join(map(bulk, keys)) + b"$", arguments
 
-    def _write(self, load: Load, made: Append, answered: asyncio.Future[Any]) -> None:
+    def _write(self, function: Function, made: Append, answered: asyncio.Future[Any]) -> None:
         """Write an event; `answered` gets the script's reply. Raises NotConnected."""
+        load = function.load
         settle = sink_of(answered)
 
         def sink(reply: Any) -> None:
             # Here and not where it is awaited: a sample of the lengths that follows in the same write counts it too.
             if type(reply) is list and reply[0] == _ACCEPTED:
                 load.async_since += 1
+                # Not before the event is there, which the controller looks for at once: on a Redis Cluster the hint
+                # goes to another node.
+                self._waker.wake(function, self._loop.time(), wake.ASYNC_SPACING_S)
             settle(reply)
 
         def body_sink(reply: Any) -> None:
@@ -172,7 +175,7 @@ class Acceptance:
             pause_s = min(2 * pause_s, SCRIPT_PAUSE_MAX_S)
             answered: asyncio.Future[Any] = self._loop.create_future()
             try:
-                self._write(function.load, made, answered)
+                self._write(function, made, answered)
                 return await answered
             except (RedisUnavailable, hiredis.ReplyError) as later:
                 error = later

@@ -133,8 +133,6 @@ class Dispatcher:
             raise function.counted(lambda_errors.unavailable(AWAY)) from None
         load.sync_waiting += 1
         self._sample_sync(function, route, now_s)
-        if wake.sync_wanted(load.sync_waiting, entry.capacity, entry.max_capacity):
-            self._waker.wake(function, now_s, wake.SYNC_SPACING_S)
         self._deadlines.add(call, now_s + wait_ms / 1000)
         return self._answer(call, connection, now_s)
 
@@ -155,6 +153,16 @@ class Dispatcher:
             function, route, payload, invocation_id=invocation_id, qualified=qualified, extras=extras, options=options,
             once=once,
         )  # fmt: skip
+
+    def queued(self, function: Function) -> None:
+        """A call of this function is in its queue now.
+
+        Not before: the hint and the call go to different nodes of a Redis Cluster, and a large payload goes ahead of
+        its call. A controller that looks too early finds nothing and does not come back until its own next tick.
+        """
+        entry, load = function.entry, function.load
+        if wake.sync_wanted(load.sync_waiting, entry.capacity, entry.max_capacity):
+            self._waker.wake(function, self.loop.time(), wake.SYNC_SPACING_S)
 
     def cancel(self, call: SyncCall, sink: Sink) -> None:
         """Take an entry back unless it has been leased; `sink` gets 1 or 0, or what went wrong."""

@@ -103,6 +103,8 @@ class SyncCall(Waiting):
                 self._give_up()
             elif self.over:
                 self.dispatcher.take_back(self)
+            else:
+                self.dispatcher.queued(self.function)
         elif reply is None:
             self.dispatcher.drop_body(self.body_key)
             self.fail(lambda_errors.deleted(self.function.entry.arn))
