@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+from benchmarks.delivery_cases import EVENT, delayed_100k, recovery_delay
 from benchmarks.figures import Figure, judge, rotated_rounds, spread
 from benchmarks.posting import post
-from benchmarks.stage import NO_OP, Stage, Tree, load, wait_until
+from benchmarks.stage import NO_OP, Stage, Tree, command_of, load, wait_until
 
 ROUNDS = 5
 ROUND_S = 2
@@ -20,7 +20,6 @@ DRAIN_EVENTS = 20_000
 HUEY_EVENTS = 4_000
 COLD_STARTS = 9
 ECHO_PATH = "/2015-03-31/functions/echo/invocations"
-EVENT = "X-Amz-Invocation-Type: Event"
 
 
 def _rate(port: int, path: str, header: str = "") -> Callable[[], dict[str, float]]:
@@ -132,10 +131,10 @@ def drain(stage: Stage) -> list[Figure]:
     the cold start is part of the figure.
     """
     stage.deploy("no-op", NO_OP)
-    controller = next(pid for pid in stage.platform.pids() if b"forebay_controller" in _command(pid))
+    controller = next(pid for pid in stage.platform.pids() if b"forebay_controller" in command_of(pid))
     os.kill(controller, signal.SIGSTOP)
     try:
-        post(stage.port, "/2015-03-31/functions/no-op/invocations", EVENT, DRAIN_EVENTS)
+        post(stage.port, "/2015-03-31/functions/no-op/invocations", DRAIN_EVENTS, EVENT)
     finally:
         os.kill(controller, signal.SIGCONT)
     started = time.perf_counter()
@@ -187,13 +186,6 @@ def _settled(stage: Stage, name: str) -> bool:
     return bool(status["queued"] == 0 and status["in_flight"] == 0)
 
 
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
-
-
 CASES: dict[str, Callable[[Stage], list[Figure]]] = {
     "sync_throughput": sync_throughput,
     "cpu_per_request": cpu_per_request,
@@ -202,4 +194,6 @@ CASES: dict[str, Callable[[Stage], list[Figure]]] = {
     "async_accept": async_accept,
     "drain": drain,
     "cold_start": cold_start,
+    "recovery_delay": recovery_delay,
+    "delayed_100k": delayed_100k,
 }
