@@ -32,6 +32,7 @@ class Topology:
         self._settings = settings
         self._owners: list[Address | None] = [None] * SLOTS
         self._looking: asyncio.Task[None] | None = None
+        self._told_meanwhile: dict[int, Address] = {}
         self.primaries: frozenset[Address] = frozenset()
         self.replicas: frozenset[Address] = frozenset()
         self.on_change: list[Listener] = []
@@ -72,6 +73,8 @@ class Topology:
         if redirect.kind == MOVED:
             is_news = self._owners[redirect.slot] != address
             self._owners[redirect.slot] = address
+            if self._looking is not None:
+                self._told_meanwhile[redirect.slot] = address
         else:
             is_news = address not in self.primaries
         self.primaries |= {address}
@@ -92,8 +95,9 @@ class Topology:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._looked_s + PAUSE_S - loop.time())
         self._looked_s = loop.time()
-        known = [*self.primaries, *self.replicas]
-        random.shuffle(known)
+        self._told_meanwhile.clear()
+        # Primaries first: replicas are the last to hear of a slot that has moved.
+        known = [*_shuffled(self.primaries), *_shuffled(self.replicas)]
         nodes = list(dict.fromkeys([*known, *self._settings.nodes]))[:NODES_MAX]
         problems: list[str] = []
         for at in range(0, len(nodes), ASKED_AT_ONCE):
@@ -107,7 +111,10 @@ class Topology:
         owners: list[Address | None] = [None] * SLOTS
         for found in ranges:
             owners[found.first : found.last + 1] = [Address(*found.primary)] * (found.last - found.first + 1)
-        self.primaries = frozenset(Address(*found.primary) for found in ranges)
+        # The answer may be older than a redirection that came while it was waited for.
+        for slot, address in self._told_meanwhile.items():
+            owners[slot] = address
+        self.primaries = frozenset(Address(*found.primary) for found in ranges) | {*self._told_meanwhile.values()}
         self.replicas = frozenset(Address(*replica) for found in ranges for replica in found.replicas)
         if owners != self._owners:
             self._owners = owners
@@ -116,6 +123,10 @@ class Topology:
     def _tell(self) -> None:
         for tell in self.on_change:
             tell()
+
+
+def _shuffled(nodes: frozenset[Address]) -> list[Address]:
+    return random.sample(sorted(nodes), len(nodes))
 
 
 async def _first_answer(settings: RedisSettings, nodes: list[Address], problems: list[str]) -> list[SlotRange] | None:
