@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 
 from forebay_cli import embedded_valkey
 from forebay_common.redis_client import RedisSettings, command, connect
-from support.platform import Platform, free_port
+from support.platform import Platform
+from support.ports import free_port
 from support.waiting import wait_until_async
 
 from .parts import ProcessTree, run_dir_of

@@ -28,8 +28,8 @@ from forebay_controller.cluster.uninstall import Installation
 from forebay_controller.make_secrets import make_secrets
 from support.cluster_config import SETTINGS
 from support.event_rig import Events
+from support.ports import free_port
 from support.queue_side import event
-from support.redis_servers import free_port
 from support.scripted_api_server import ScriptedApiServer, scripted_api_server
 from support.waiting import wait_until_async
 

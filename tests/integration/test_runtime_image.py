@@ -17,7 +17,8 @@ from forebay_common.events import cancel_event, find_event
 from forebay_common.frames import ERROR_FUNCTION, ERROR_NONE
 from forebay_common.queue import send_control
 from forebay_runtime.runtime_api import CLOSES_AT_ONCE_S
-from support.pod_rig import WAIT_S, PodRig, free_port
+from support.pod_rig import WAIT_S, PodRig
+from support.ports import free_port
 from support.queue_side import call, event
 from support.waiting import wait_until
 

@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 import forebay_runtime
 from forebay_common.frames import ERROR_FUNCTION, ERROR_NONE
 from forebay_common.record import FLAG_LOG_TAIL
-from support.pod_rig import WAIT_S, PodRig, free_port
+from support.pod_rig import WAIT_S, PodRig
+from support.ports import free_port
 from support.queue_side import call
 from support.waiting import wait_until
 

@@ -27,7 +27,7 @@ from forebay_common.queue import VersionQueue, create_queues, delete_function_ke
 from forebay_common.record import KIND_SYNC, Invocation
 from forebay_common.redis_client import command, run_many
 from forebay_common.routing import RoutingEntry, VersionRoute
-from support.platform import free_port
+from support.ports import free_port
 from support.waiting import wait_until, wait_until_async
 
 Answer = Callable[[Invocation], Sequence[ReplyFrame]]

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from support.ports import free_port
 from support.waiting import wait_until
 
 RUNTIME = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -37,13 +37,6 @@ def package(files: Mapping[str, str | bytes] | str, *, executable: tuple[str, ..
             info.external_attr = (0o755 if name in executable else 0o644) << 16
             archive.writestr(info, text)
     return buffer.getvalue()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Platform:

@@ -91,9 +91,3 @@ class PodRig(RuntimeRig):
     def program_output(self) -> str:
         """What the handlers' container wrote."""
         return (self.folder / "handlers.err").read_text()
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

