@@ -90,7 +90,7 @@ class FunctionKeys:
 class PlatformKeys:
     """The keys outside any function's tag."""
 
-    __slots__ = ("credentials", "functions", "generation", "prefix", "processes", "wake_channel")
+    __slots__ = ("blobs", "credentials", "functions", "generation", "prefix", "processes", "wake_channel")
 
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
         self.prefix = prefix
@@ -103,6 +103,8 @@ class PlatformKeys:
         it is announced on the same channel, under the same generations, as `credentials/ACCESS_KEY_ID`."""
         self.processes = f"{prefix}:processes"
         """Set of ids of processes that own a reply list."""
+        self.blobs = f"{prefix}:blobs"
+        """Sorted set of uploaded code packages, `SHA256:BYTES`; score = Unix s of expiry. Expires with the last."""
         self.wake_channel = f"{prefix}:wake"
         """Channel: a function's `NAMESPACE/NAME/UID` that may need another look."""
 

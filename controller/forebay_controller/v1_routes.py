@@ -187,7 +187,8 @@ class V1Api:
     async def put_blob(self, sha256: str, request: Request) -> None:
         """Upload a code package (a zip), for a Function resource that names it: `code: {blob: {sha256: …}}`.
 
-        It is kept for a day unless a Function takes it up.
+        It is kept for a day, or for a quarter of an hour once a Function has taken it up. All that wait are 2 GiB at
+        most.
         """
         async with self._bodies.read(request) as body:
             package = await asyncio.to_thread(read_package, body)

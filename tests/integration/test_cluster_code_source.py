@@ -3,6 +3,7 @@
 import hashlib
 import io
 import secrets
+import time
 import zipfile
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,17 +14,11 @@ from redis.asyncio import Redis
 from forebay_common.keys import PlatformKeys
 from forebay_common.redis_client import command
 from forebay_controller.cluster.api import CONFIG_MAPS, Api
-from forebay_controller.cluster.code_source import (
-    CodeProblemError,
-    CodeReader,
-    make_zip,
-    read_blob,
-    stage_blob,
-    stored_size,
-)
+from forebay_controller.cluster.code_source import CodeProblemError, CodeReader, make_zip, stored_size
 from forebay_controller.cluster.resource import BlobCode, ConfigMapCode, InlineCode, ZipCode
+from forebay_controller.cluster.uploads import TAKEN_TTL_S, read_blob, stage_blob
 from forebay_controller.code_package import CodePackage, read_package
-from forebay_controller.code_store import CodeStore
+from forebay_controller.code_store import CodeStorageFullError, CodeStore
 from forebay_controller.outbound import Outbound, OutboundError
 from forebay_controller.outbound_rules import OutboundRefusedError, OutboundRules
 from support.scripted_api_server import ScriptedApiServer, scripted_api_server
@@ -162,9 +157,39 @@ async def test_an_upload_is_found_by_whoever_leads_and_expires(
     await stage_blob(redis, platform_keys, large)
     assert await reader.read("team", BlobCode(large.sha256, large.size)) == large
     keys = [key async for key in redis.scan_iter(match=f"{platform_keys.prefix}:*", count=1000)]
-    assert len(keys) == 4
+    assert len(keys) == 5
     lives_s = [await redis.ttl(key) for key in keys]
     assert all(86_000 < life_s <= 86_400 for life_s in lives_s)
+
+
+async def test_an_upload_that_a_function_has_taken_up_makes_room_soon(
+    redis: Redis, platform_keys: PlatformKeys, reader: CodeReader
+) -> None:
+    await stage_blob(redis, platform_keys, PACKAGE)
+    source = BlobCode(PACKAGE.sha256, PACKAGE.size)
+    await reader.stored(source, await reader.read("team", source))
+    assert await reader.read("team", source) == PACKAGE
+    names = [platform_keys.blob(PACKAGE.sha256, 0), platform_keys.blob_index(PACKAGE.sha256)]
+    lives_s = [await redis.ttl(name) for name in names]
+    assert all(0 < life_s <= TAKEN_TTL_S for life_s in lives_s)
+    ends_s = await redis.zscore(platform_keys.blobs, f"{PACKAGE.sha256}:{PACKAGE.size}")
+    assert ends_s is not None
+    assert time.time() < ends_s <= time.time() + TAKEN_TTL_S
+
+
+async def test_uploads_have_one_bound_which_those_that_expired_do_not_count_against(
+    redis: Redis, platform_keys: PlatformKeys
+) -> None:
+    other = read_package(make_zip([("other.py", b"pass")]))
+    bound = PACKAGE.size + other.size - 1
+    await stage_blob(redis, platform_keys, PACKAGE, bound)
+    await stage_blob(redis, platform_keys, PACKAGE, bound)
+    with pytest.raises(CodeStorageFullError, match=f"{PACKAGE.size} of {bound} bytes are in use"):
+        await stage_blob(redis, platform_keys, other, bound)
+    assert await read_blob(redis, platform_keys, other.sha256) is None
+    assert await read_blob(redis, platform_keys, PACKAGE.sha256) == PACKAGE.data
+    await redis.zadd(platform_keys.blobs, {f"{PACKAGE.sha256}:{PACKAGE.size}": time.time() - 1})
+    await stage_blob(redis, platform_keys, other, bound)
 
 
 async def test_an_upload_that_is_gone_or_incomplete_is_told(

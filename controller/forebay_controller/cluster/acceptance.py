@@ -156,6 +156,7 @@ class Acceptance:
                 package = await self._reader.read(spec.namespace, source)
                 record.old_code.add(package.sha256)
                 await self._code.put(keys, package)
+                await self._reader.stored(source, package)
         except CodeProblemError as error:
             problem = Problem("code", error.reason, error.message, may_pass=error.may_pass)
             raise NotAcceptedError(problem) from error

@@ -1,7 +1,6 @@
 """Where a Function's code comes from: its own spec, a ConfigMap, a URL, or an upload; all become one zip package.
 
-Uploads are staged in Redis by whichever replica took them, for the leader to pick up. What went wrong is told in
-words for people, with whether it may pass by itself.
+What went wrong is told in words for people, with whether it may pass by itself.
 """
 
 import asyncio
@@ -20,13 +19,11 @@ from forebay_common.keys import FunctionKeys, PlatformKeys
 from forebay_common.redis_client import command
 from forebay_controller.cluster.api import CONFIG_MAPS, Api, ApiError
 from forebay_controller.cluster.resource import BOOTSTRAP, BlobCode, CodeSource, ConfigMapCode, InlineCode, ZipCode
+from forebay_controller.cluster.uploads import read_blob, taken_up
 from forebay_controller.code_package import CodePackage, PackageError, read_package
 from forebay_controller.code_store import StoredPackage
 from forebay_controller.outbound import Outbound, OutboundError
 from forebay_controller.outbound_rules import OutboundRefusedError
-
-BLOB_TTL_S = 86_400
-"""An upload that no Function has named by then is gone; the leader picks one up within a second."""
 
 _ZIP_MOMENT = (1980, 1, 1, 0, 0, 0)
 _FILE_MODE = 0o100644 << 16
@@ -66,6 +63,11 @@ class CodeReader:
         if isinstance(source, ZipCode):
             return await _checked(await self._download(source))
         return await self._upload(source)
+
+    async def stored(self, source: CodeSource, package: CodePackage) -> None:
+        """A Function holds this package from now on. Raises redis.exceptions.RedisError."""
+        if isinstance(source, BlobCode):
+            await taken_up(self._redis, self._platform, package)
 
     async def _config_map_files(self, namespace: str, name: str) -> list[tuple[str, bytes]]:
         try:
@@ -113,29 +115,6 @@ class CodeReader:
             )
             raise CodeProblemError("UploadNotFound", text, may_pass=True)
         return package
-
-
-async def stage_blob(redis: Redis, platform: PlatformKeys, package: CodePackage) -> None:
-    """Keep an upload for a day, for the Function that is about to name it. Raises redis.exceptions.RedisError."""
-    count = -(-package.size // limits.CODE_CHUNK_BYTES)
-    for number in range(count):
-        start = number * limits.CODE_CHUNK_BYTES
-        chunk = package.data[start : start + limits.CODE_CHUNK_BYTES]
-        await command(redis, "SET", platform.blob(package.sha256, number), chunk, "EX", BLOB_TTL_S)
-    index = json.dumps({"size": package.size, "chunks": count})
-    # Last, and ending first: whoever finds it finds the whole.
-    await command(redis, "SET", platform.blob_index(package.sha256), index, "EX", BLOB_TTL_S - 60)
-
-
-async def read_blob(redis: Redis, platform: PlatformKeys, sha256: str) -> bytes | None:
-    """An upload; None when it is not there (any more). Raises redis.exceptions.RedisError."""
-    raw: bytes | None = await command(redis, "GET", platform.blob_index(sha256))
-    if raw is None:
-        return None
-    names = [platform.blob(sha256, number) for number in range(json.loads(raw)["chunks"])]
-    chunks: list[bytes | None] = [await command(redis, "GET", name) for name in names]
-    found = [chunk for chunk in chunks if chunk is not None]
-    return b"".join(found) if len(found) == len(chunks) else None
 
 
 async def stored_size(redis: Redis, keys: FunctionKeys, sha256: str) -> int | None:

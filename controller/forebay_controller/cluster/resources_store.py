@@ -18,13 +18,13 @@ from forebay_common.spec import FunctionSpec
 from forebay_controller import registry_rules as rules
 from forebay_controller import settings_rules
 from forebay_controller.cluster.api import FUNCTIONS, Api, ApiError, Object
-from forebay_controller.cluster.code_source import stage_blob
 from forebay_controller.cluster.config import ClusterConfig
 from forebay_controller.cluster.informer import Informer, Key
 from forebay_controller.cluster.names import Claims
 from forebay_controller.cluster.resource import function_uid, read
 from forebay_controller.cluster.status import read_observed
 from forebay_controller.cluster.to_resource import change_patch, new_object
+from forebay_controller.cluster.uploads import stage_blob
 from forebay_controller.code_package import CodePackage
 from forebay_controller.code_store import CodeStorageFullError, CodeStore
 from forebay_controller.interfaces import FunctionStatus
@@ -82,7 +82,7 @@ class ResourceStore:
         return NamespaceFunctions(self, namespace) if self.config.serves(namespace) else None
 
     async def stage_blob(self, package: CodePackage) -> None:
-        """Keep a package for a day. Raises redis.exceptions.RedisError."""
+        """Keep a package for a day. Raises CodeStorageFullError, redis.exceptions.RedisError."""
         await stage_blob(self.redis, self.platform, package)
 
     def get_status(self, uid: str) -> FunctionStatus:
