@@ -16,6 +16,8 @@ import httpx
 from botocore.config import Config
 from redis import Redis
 
+from support.waiting import wait_until
+
 from .access import Cluster
 from .node.runtime import kill_container
 from .platform_images import REPOSITORY
@@ -73,6 +75,14 @@ class Release:
         self.ready_s = time.monotonic() - began
         assert done.returncode == 0, f"helm install: {done.stderr}\n{self.pods()}"
         self.notes = done.stdout
+        # Pods are Ready a moment before kube-proxy has told the kernel of them.
+        wait_until(self._answers, "the Service leads to a gateway")
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url()}/healthz", timeout=5).is_success
+        except httpx.TransportError:
+            return False
 
     def uninstall(self) -> None:
         """Remove it if it is there, with its namespace."""

@@ -25,6 +25,8 @@ LEDGER = """
 def handler(event, context):
     print(f"ran <{event['number']}>", flush=True)
 """
+# Is slower than they come, so that there are some which wait.
+SLOW_LEDGER = f"import time\n{LEDGER}    time.sleep(0.25)\n"
 
 # Sends each event that it runs on to the ledger, so that what it ran is known when its pod is gone.
 RELAY = """
@@ -115,7 +117,7 @@ def test_a_gateway_killed_under_load_loses_no_event_and_only_its_own_callers(
 def test_a_restarted_redis_keeps_every_accepted_event_and_knows_functions_users_again(
     cluster: Cluster, release: Release, tenant: str
 ) -> None:
-    deploy(cluster, tenant, function("ledger", LEDGER, scale=LASTING))
+    deploy(cluster, tenant, function("ledger", SLOW_LEDGER, scale=LASTING))
     uid = get(cluster, tenant, "ledger")["metadata"]["uid"].replace("-", "")
     with every_accepted_event_is_run(cluster, release, tenant) as load:
         cluster.kubectl("delete", "pod", "forebay-valkey-0", f"--namespace={NAMESPACE}", "--timeout=60s")

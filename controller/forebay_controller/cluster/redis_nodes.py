@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from forebay_common.redis_client import command
 from forebay_common.redis_cluster import ClusterRedis
@@ -28,3 +29,23 @@ def replicas(info: Mapping[str, Any]) -> list[Address]:
     """The replicas that INFO tells of, as redis-py reads it (pure): `slave0`: {ip, port, state, …}."""
     members = [value for name, value in info.items() if name.startswith("slave") and isinstance(value, dict)]
     return [Address(str(value["ip"]), int(value["port"])) for value in members]
+
+
+async def replay_problem(redis: Redis, prefix: str) -> str:
+    """Why a server would lose what it holds when it is restarted; "" for nothing that can be seen.
+
+    It reads its append-only file as its default user, and executes transactions in there as far as that one's rules
+    allow (https://github.com/valkey-io/valkey/issues/3983). All that scripts write are transactions.
+    Raises redis.exceptions.RedisError.
+    """
+    try:
+        answer: bytes = await command(redis, "ACL", "DRYRUN", "default", "XADD", f"{prefix}:key", "*", "field", "value")
+    except NoPermissionError:
+        return ""
+    if answer == b"OK":
+        return ""
+    return (
+        f"Redis's default user may not write ({answer.decode(errors='replace')}), and with its rules Redis reads its "
+        "append-only file at a restart: accepted events would be lost. It may be off, and nobody needs its password, "
+        "but give it the rights: ACL SETUSER default off ~* &* +@all, and the same in Redis's ACL file"
+    )

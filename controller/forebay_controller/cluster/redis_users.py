@@ -16,7 +16,7 @@ from forebay_common.redis_client import Part, checked, command, connect, pipelin
 from forebay_common.redis_settings import Address, RedisSettings
 from forebay_controller.background import end_tasks
 from forebay_controller.cluster.access import redis_user, uid_of_redis_user
-from forebay_controller.cluster.redis_nodes import nodes_of, run_id
+from forebay_controller.cluster.redis_nodes import nodes_of, replay_problem, run_id
 
 LOOK_EVERY_S = 1.0
 """Nothing tells that a server was restarted, so each is asked for its run id this often; one small command."""
@@ -144,6 +144,9 @@ class RedisUsers:
             missing = self._wanted.keys() - known.users
             await self._set(known, missing)
             return
+        problem = await replay_problem(known.client, self._prefix)
+        if problem:
+            _log.error("%s", problem)
         known.users.clear()
         await self._delete(known, await self._left_over(known))
         await self._set(known, [*self._wanted])

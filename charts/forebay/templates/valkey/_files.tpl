@@ -1,9 +1,13 @@
 {{/*
 The users of the bundled Valkey, with digests to be filled in at its start. Those of functions are made by the
 controller while it runs, and are not in this file.
+
+The default user is off, so that nobody can be it; but it is whom the server takes itself for while it reads its
+append-only file, and transactions in there are executed only as far as its rules allow
+(https://github.com/valkey-io/valkey/issues/3983): with none, a restart would lose whatever scripts have written.
 */}}
 {{- define "forebay.valkey.users" -}}
-user default off
+user default off ~* &* +@all
 user forebay-probe on nopass +ping
 user forebay-controller on #CONTROLLER_DIGEST {{ include "forebay.valkey.rights" (dict "root" . "component" "controller") }}
 user forebay-gateway on #GATEWAY_DIGEST {{ include "forebay.valkey.rights" (dict "root" . "component" "gateway") }}
