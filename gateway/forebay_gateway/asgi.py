@@ -6,9 +6,10 @@ Raw ASGI, since Invoke passes through here; FastAPI stands behind it for the gat
 import json
 from collections import Counter
 from collections.abc import Awaitable, Mapping
+from functools import partial
 from uuid import uuid4
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forebay_common import sigv4
 from forebay_gateway.access import Access
@@ -59,10 +60,12 @@ class Entry:
         """Serve one HTTP request.
 
         No coroutine of its own, and for an AWS client's Invoke no second look at the headers: a Host that the guard
-        has let in before, an Authorization and nothing that a browser would send is what the guard would let in.
+        has let in before, an Authorization and nothing that a browser would send is what the guard would let in. None
+        of it changes while the process lives, so requests with the same head need not come here again.
         """
         listed = scope["headers"]
-        if scope["method"] == "POST" and is_invoke(scope["raw_path"]) and scope["server"][1] in self._invoking:
+        raw_path = scope["raw_path"]
+        if scope["method"] == "POST" and is_invoke(raw_path) and scope["server"][1] in self._invoking:
             headers = dict(listed)
             if (
                 len(headers) == len(listed)
@@ -71,7 +74,13 @@ class Entry:
                 and b"origin" not in headers
                 and b"sec-fetch-site" not in headers
             ):
-                return self._invoke(scope, receive, headers)
+                connection, query = scope["state"]["connection"], scope["query_string"]
+                if scope["http_version"] == "1.1":
+                    serve = partial(
+                        self._invoke, raw_path=raw_path, query=query, headers=headers, receive=_nothing_to_receive
+                    )
+                    connection.learn(headers, serve)
+                return self._invoke(connection, raw_path, query, headers, receive)
         return self._guarded(scope, receive, send)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,7 +97,8 @@ class Entry:
         elif area is Area.INVOKE:
             if len(self._hosts) < _HOSTS_MAX:
                 self._hosts.add(caller.hosts[0])
-            await self._invoke(scope, receive, sigv4.joined(scope["headers"]))
+            connection, query = scope["state"]["connection"], scope["query_string"]
+            await self._invoke(connection, raw_path, query, sigv4.joined(scope["headers"]), receive)
         elif area is Area.FUNCTION:
             await self._functions(scope, receive, send, caller, scope["state"]["connection"])
         elif area is Area.OPEN or area is Area.CONTROLLER_METRICS:
@@ -110,6 +120,10 @@ class Entry:
             await self._app(scope, receive, send)
         else:
             await self._forwarder(scope, receive, send, raw_path=CONTROLLER_METRICS_PATH)
+
+
+async def _nothing_to_receive() -> Message:
+    raise AssertionError("a request that was known by its head is there as a whole")
 
 
 async def _answer(scope: Scope, send: Send, status: int, headers: Headers, body: bytes) -> None:

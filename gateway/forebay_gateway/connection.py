@@ -3,20 +3,33 @@
 ASGI's own ways cost too much on the hot path: hearing of a client that leaves takes a second task for each call, and
 `receive` and `send` take four coroutines and a look at each header by regular expressions, a quarter of a call. What
 is used here of uvicorn's request cycle are the members its own `receive` and `send` use; its version is pinned.
+
+A request whose head is known (`known_heads.py`) has no cycle at all; `_known_body` is its body while it is served.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from forebay_common import logs
+from forebay_gateway.known_heads import KnownHead, KnownHeads, Serve
 
 if TYPE_CHECKING:
     from forebay_gateway.sync_call import SyncCall
 
 HEAD_MAX_BYTES = 128 * 1024
 """Request line and headers together; the HTTP parser itself has no bound."""
+_LEARNT_MAX_BYTES = 16 * 1024
+"""From a request above this nothing is learnt, so that it need not be kept."""
+_HELD_MAX_BYTES = 64 * 1024
+"""Of what comes before the request that is served has been answered; beyond it nothing is read."""
+_FAILED = b"content-type: application/json\r\ncontent-length: %d\r\n"
+_FAILED_BODY = b'{"Type":"Service","message":"Internal error"}'
+
+_log = logs.get(__name__)
 
 
 class Leaving:
@@ -34,6 +47,18 @@ class HttpConfig(Config):
     def __init__(self, app: Callable[..., Any], leaving: Leaving, **settings: Any) -> None:
         super().__init__(app, http=ClientConnection, interface="asgi3", ws="none", lifespan="off", **settings)
         self.leaving = leaving
+        self._heads: dict[int, KnownHeads] = {}
+        self._own: tuple[Any, bytes] = (None, b"")
+
+    def heads_at(self, port: int) -> KnownHeads:
+        """The heads known on a port."""
+        return self._heads.setdefault(port, KnownHeads())
+
+    def own_lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The header lines of the server itself, `headers`, which is another list each second."""
+        if headers is not self._own[0]:
+            self._own = headers, b"".join([b"%b: %b\r\n" % header for header in headers])
+        return self._own[1]
 
 
 class ClientConnection(HttpToolsProtocol):
@@ -51,14 +76,32 @@ class ClientConnection(HttpToolsProtocol):
         self.lost = False
         self._head_bytes = 0
         self._answering: RequestResponseCycle | None = None
+        self._between = True
+        self._whole = b""
+        self._known_body: bytes | None = None
+        self._held: list[bytes] = []
+        self._closes = False
+        self._answered_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
+        self._heads = self.config.heads_at(self.server[1] or 0 if self.server else 0)
         self._expect_more()
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and give up on headers without end."""
+        """Serve at once what is known; parse the rest, and give up on headers without end."""
+        if self._known_body is not None:
+            self._hold(data)
+            return
+        self._whole = b""
+        if self._between and (self.cycle is None or self.cycle.response_complete) and not self.config.leaving.begun:
+            found = self._heads.match(data)
+            if found is not None:
+                self._serve(*found)
+                return
+            if len(data) <= _LEARNT_MAX_BYTES:
+                self._whole = data
         super().data_received(data)
         if self.cycle is None or self.cycle.response_complete:
             self._expect_more()
@@ -69,6 +112,62 @@ class ClientConnection(HttpToolsProtocol):
         if self._head_bytes > HEAD_MAX_BYTES:
             self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
             self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """A request's first byte: until its last one the parser must have all that comes."""
+        self._between = False
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """A request's last byte."""
+        self._between = True
+        super().on_message_complete()
+
+    def learn(self, headers: Mapping[bytes, bytes], serve: Serve) -> None:
+        """The request that is being answered: requests that begin like it may be given to `serve` at once."""
+        whole, self._whole = self._whole, b""
+        if whole:
+            self._heads.learn(whole, headers, serve)
+
+    def shutdown(self) -> None:
+        """The server stops: close now, or after the answer."""
+        if self._known_body is None:
+            super().shutdown()
+        else:
+            self._closes = True
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection unless requests with known heads have come, which set no timers of their own."""
+        rest_s = self._answered_s + self.timeout_keep_alive - self.loop.time()
+        if self._known_body is not None or rest_s > 0:
+            wait_s = max(rest_s, 1.0)
+            self.timeout_keep_alive_task = self.loop.call_later(wait_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _serve(self, known: KnownHead, body: bytes) -> None:
+        self._known_body = body
+        task = self.loop.create_task(self._answer(known))
+        self.tasks.add(task)
+
+    async def _answer(self, known: KnownHead) -> None:
+        try:
+            await known.serve(self)
+        except Exception:  # noqa: BLE001 - a mistake of ours: said in the log, and to this client alone
+            _log.exception("a request could not be served")
+            if self._known_body is not None:
+                self._closes = True
+                await self.respond(500, _FAILED % len(_FAILED_BODY), _FAILED_BODY)
+        finally:
+            task = asyncio.current_task(self.loop)
+            assert task is not None
+            self.tasks.discard(task)
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what comes too early for after the answer."""
+        self._held.append(data)
+        if sum(map(len, self._held)) > _HELD_MAX_BYTES:
+            self.flow.pause_reading()
 
     def _expect_more(self) -> None:
         """Close the connection if nothing comes for as long as one is kept between requests.
@@ -88,6 +187,8 @@ class ClientConnection(HttpToolsProtocol):
 
     def whole_body(self) -> bytes | None:
         """The body of the request being answered, if all of it is here; else it must be received."""
+        if self._known_body is not None:
+            return self._known_body
         cycle = self._answering
         if cycle is None or cycle.more_body or cycle.disconnected:
             return None
@@ -98,14 +199,17 @@ class ClientConnection(HttpToolsProtocol):
     async def respond(self, status: int, head: bytes, body: bytes) -> None:
         """Send a whole answer. `head` are its header lines, which must be known to be well-formed."""
         cycle = self._answering
-        assert cycle is not None
         if self.flow.write_paused and not self.lost:
             await self.flow.drain()
+        if self._known_body is not None:
+            self._respond_known(status, head, body)
+            return
+        assert cycle is not None
         if cycle.disconnected:
             return
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
-        ours = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
+        ours = self.config.own_lines(cycle.default_headers)
         if not cycle.keep_alive:
             ours += b"connection: close\r\n"
         self.transport.write(b"".join((STATUS_LINE[status], ours, head, b"\r\n", body)))
@@ -113,6 +217,24 @@ class ClientConnection(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
+
+    def _respond_known(self, status: int, head: bytes, body: bytes) -> None:
+        self._known_body = None
+        if self.lost:
+            return
+        self.server_state.total_requests += 1
+        self._answered_s = self.loop.time()
+        ours = self.config.own_lines(self.server_state.default_headers)
+        if self._closes or self.config.leaving.begun:
+            ours += b"connection: close\r\n"
+            self._closes = True
+        self.transport.write(b"".join((STATUS_LINE[status], ours, head, b"\r\n", body)))
+        if self._closes:
+            self.transport.close()
+        elif self._held:
+            held, self._held = self._held, []
+            self.flow.resume_reading()
+            self.data_received(b"".join(held))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # Pipelined requests have cycles of their own; this one's turn has come.

@@ -5,11 +5,12 @@ import binascii
 import json
 import re
 import time
-from collections.abc import Mapping, MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from forebay_common import frames, limits, record, sigv4
+from forebay_common.credentials import Presented
 from forebay_common.names import ID_PREFIX_BYTES, LATEST, function_arn, parse_reference
 from forebay_common.tlv import pack_field
 from forebay_gateway import admission, lambda_errors
@@ -24,8 +25,6 @@ from forebay_gateway.payload_check import json_problem
 from forebay_gateway.replies import Reply
 from forebay_gateway.request_body import BodyReader, Receive, declared_length
 from forebay_gateway.table import Function, Route
-
-Scope = MutableMapping[str, Any]
 
 DRY_RUN = "DryRun"
 INVOCATION_TYPES = {
@@ -123,21 +122,30 @@ class InvokeHandler:
         self._access = access
         self._targets: dict[tuple[bytes, bytes], Target] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]) -> None:
-        """Answer one request whose path is an Invoke's; `headers` are the scope's, each name once.
+    async def __call__(
+        self,
+        connection: ClientConnection,
+        raw_path: bytes,
+        query: bytes,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+    ) -> None:
+        """Answer one request whose path is an Invoke's; `headers` has each name once.
 
         One coroutine for the common case: each one more is paid for twice a call, on the way in and on the way back.
         """
-        connection: ClientConnection = scope["state"]["connection"]
         dispatcher = self._dispatcher
         invocation_id = dispatcher.random.uuid()
         try:
-            target = self._target(scope["raw_path"], scope["query_string"])
+            target = self._target(raw_path, query)
             request = _PLAIN if _SPECIAL.isdisjoint(headers) else read_request(headers)
             function = dispatcher.known_function(target.key)
             payload, caller = None, ""
             if self._access is not None and needs_credential(None if function is None else function.entry):
-                payload, caller = await self._admitted(self._access, scope, receive, headers, target, request)
+                presented = self._access.present(headers)
+                payload = await self._body(connection, headers, receive, request.invocation_type)
+                sent = sigv4.Request("POST", raw_path, query, headers)
+                caller = self._admitted(self._access, presented, sent, payload, target)
             if function is None:
                 function = await self._function(target)
             invocation_id = function.id_prefix + invocation_id[ID_PREFIX_BYTES:]
@@ -228,24 +236,10 @@ class InvokeHandler:
                 self._targets[raw_path, query] = found
         return found
 
-    async def _admitted(
-        self,
-        access: Access,
-        scope: Scope,
-        receive: Receive,
-        headers: Mapping[bytes, bytes],
-        target: Target,
-        request: Request,
-    ) -> tuple[bytes, str]:
-        """The body of a request whose credential lets it call the function, and whose access key that is.
-
-        Raises Refusal or ClientLeft.
-        """
-        presented = access.present(headers)
-        body = await self._body(scope["state"]["connection"], headers, receive, request.invocation_type)
-        sent = sigv4.Request("POST", scope["raw_path"], scope["query_string"], headers)
+    def _admitted(self, access: Access, presented: Presented, sent: sigv4.Request, body: bytes, target: Target) -> str:
+        """The access key of a request whose credential lets it call the function. Raises Refusal."""
         access.check_invoke(presented, sent, body, namespace=target.namespace, name=target.name, arn=target.arn)
-        return body, presented.credential.access_key_id
+        return presented.credential.access_key_id
 
     async def _payload(
         self,
