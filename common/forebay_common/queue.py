@@ -145,7 +145,9 @@ class QueueState:
 class InstanceReport:
     """An instance's heartbeat. `state` is starting, ready, draining or failed; durations in microseconds.
 
-    `init_failure`: why no handler of it comes up, which its callers are answered with; "" when one does.
+    `busy_us` is how long its calls took in all; `handler_us` what of it was in the handlers' own code, None from an
+    instance of a release that does not tell. `init_failure`: why no handler of it comes up, which its callers are
+    answered with; "" when one does.
 
     `async_…` count what became of the async events it ended, by the outcomes of `finish_async`.
     """
@@ -156,6 +158,7 @@ class InstanceReport:
     in_flight: int = 0
     done: int = 0
     busy_us: int = 0
+    handler_us: int | None = None
     init_us: int = 0
     pid: int = 0
     revision: int = 0

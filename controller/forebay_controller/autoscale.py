@@ -7,9 +7,12 @@ slot, and an instance is never started for a call that would have begun before t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+QUICK_HANDLER_S = 0.000_25
+"""A handler whose own code takes less spends most of a call's time on the way to it and back: then an instance's own
+process is what a load saturates, and further instances help as long as there are cores for them."""
 STANDING_PATIENCE_S = 0.1
 """How long a call may wait for its slot when the backlog does not go away: arrivals refill it."""
 
@@ -33,8 +36,9 @@ class Load:
     """One function's work, as seen at one moment.
 
     `in_flight` and `busy_slots` count only what instances hold that go on taking calls: a draining instance
-    finishes its own. `handler_s` is S (None before the first results), `start_s` is T, `standing_s` how long
-    calls have been queued without a break, `recent_instances` the most that was needed within the idle window.
+    finishes its own. `handler_s` is S (None before the first results), `own_s` what of it is in the handler's own
+    code, `start_s` is T, `standing_s` how long calls have been queued without a break, `recent_instances` the most that
+    was needed within the idle window.
     """
 
     queued: int
@@ -44,6 +48,12 @@ class Load:
     start_s: float
     standing_s: float
     recent_instances: int
+    own_s: float | None = None
+
+    @property
+    def quick(self) -> bool:
+        """Whether the handler is known to be so quick that an instance's own process takes longer than it."""
+        return self.own_s is not None and self.own_s < QUICK_HANDLER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,8 @@ class Fleet:
 class Bounds:
     """Limits of the function and of the platform, and what its failures allow.
 
-    `platform_free`: instances that the whole platform may still start. `failing`: starts failed and none has
+    `platform_free`: instances that the whole platform may still start. `quick_instances_max`: so many instances of a
+    quick handler have cores to run on, None without such a bound. `failing`: starts failed and none has
     succeeded since; `backing_off`: the next attempt is not due yet.
     """
 
@@ -73,19 +84,24 @@ class Bounds:
     max_instances: int
     concurrency: int
     platform_free: int
+    quick_instances_max: int | None = None
     failing: bool = False
     backing_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`start` new instances, `drain` idle or starting ones; `needed` goes into the idle window's history."""
+    """`start` new instances, `drain` idle or starting ones; `needed` goes into the idle window's history.
+
+    `drain_busy`: busy ones leave, too, where there are not enough others.
+    """
 
     needed: int
     desired: int
     start: int
     drain: int
     reason: Reason
+    drain_busy: bool = False
 
 
 def slots_needed(load: Load) -> int:
@@ -103,16 +119,22 @@ def slots_needed(load: Load) -> int:
 
 def decide(load: Load, fleet: Fleet, bounds: Bounds) -> Decision:
     """The desired number of instances, and how many to start or drain for it."""
+    if load.quick and bounds.quick_instances_max is not None:
+        most = max(bounds.min_instances, min(bounds.max_instances, bounds.quick_instances_max))
+        bounds = replace(bounds, max_instances=most)
     needed = math.ceil(slots_needed(load) / bounds.concurrency)
     desired = min(max(needed, bounds.min_instances), bounds.max_instances)
     if desired > fleet.serving:
         return _grow(needed, desired, fleet, bounds)
     keep = min(max(desired, load.recent_instances), bounds.max_instances)
     surplus = fleet.serving - keep
-    drain = max(0, min(surplus, fleet.idle + fleet.starting))
+    over = fleet.serving > bounds.max_instances
+    # What a quick handler's instance holds is done within milliseconds, and under load it is never seen idle.
+    drain_busy = load.quick and over
+    drain = max(0, min(surplus, fleet.idle + fleet.starting + (fleet.busy if drain_busy else 0)))
     if drain:
-        over = fleet.serving > bounds.max_instances
-        return Decision(needed, desired, 0, drain, Reason.OVER_MAXIMUM if over else Reason.IDLE)
+        reason = Reason.OVER_MAXIMUM if over else Reason.IDLE
+        return Decision(needed, desired, 0, drain, reason, drain_busy)
     held = Reason.MAXIMUM if needed > bounds.max_instances else Reason.STEADY
     return Decision(needed, desired, 0, 0, held)
 

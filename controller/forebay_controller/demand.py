@@ -53,6 +53,7 @@ class _Counters:
 
     done: int
     busy_us: int
+    handler_us: int
     at_s: float
     busy_share: float = 0.0
     worked: bool = False
@@ -61,10 +62,11 @@ class _Counters:
 class Demand:
     """One function's history."""
 
-    __slots__ = ("_busy_s", "_counters", "_done", "_queued_since_s", "_results_at_s", "_start_s", "_window")
+    __slots__ = ("_busy_s", "_counters", "_done", "_own_s", "_queued_since_s", "_results_at_s", "_start_s", "_window")
 
     def __init__(self) -> None:
         self._busy_s = 0.0
+        self._own_s = 0.0
         self._done = 0.0
         self._results_at_s = 0.0
         self._start_s = 0.0
@@ -78,6 +80,11 @@ class Demand:
         return self._busy_s / self._done if self._done else None
 
     @property
+    def own_s(self) -> float | None:
+        """What of S is spent in the handler's own code; the rest is the way there and back. None before the first."""
+        return self._own_s / self._done if self._done else None
+
+    @property
     def start_s(self) -> float:
         """T: the moving average of start to ready."""
         return max(START_FLOOR_S, self._start_s or START_DEFAULT_S)
@@ -86,20 +93,23 @@ class Demand:
         """An instance took this long from the decision to ready."""
         self._start_s = duration_s + (self._start_s - duration_s) * (1 - START_WEIGHT if self._start_s else 0)
 
-    def note_counters(self, now_s: float, instance_id: str, *, done: int, busy_us: int) -> None:
-        """An instance's heartbeat counters, which only grow, from 0 at its start."""
+    def note_counters(
+        self, now_s: float, instance_id: str, *, done: int, busy_us: int, handler_us: int | None = None
+    ) -> None:
+        """An instance's heartbeat counters, which only grow, from 0 at its start. `handler_us` None: as `busy_us`."""
+        own_us = busy_us if handler_us is None else handler_us
         last = self._counters.get(instance_id)
         if last is None:
-            self._counters[instance_id] = _Counters(done, busy_us, now_s, worked=done > 0)
-            self._add_results(now_s, done, busy_us)
+            self._counters[instance_id] = _Counters(done, busy_us, own_us, now_s, worked=done > 0)
+            self._add_results(now_s, done, busy_us, own_us)
             return
         if done == last.done and busy_us == last.busy_us:
             return
         span_s = now_s - last.at_s
         busy_s = (busy_us - last.busy_us) / 1e6
         share = busy_s / span_s if span_s > 0 else 0.0
-        self._add_results(now_s, done - last.done, busy_us - last.busy_us)
-        self._counters[instance_id] = _Counters(done, busy_us, now_s, busy_share=share, worked=True)
+        self._add_results(now_s, done - last.done, busy_us - last.busy_us, own_us - last.handler_us)
+        self._counters[instance_id] = _Counters(done, busy_us, own_us, now_s, busy_share=share, worked=True)
 
     def forget(self, instance_id: str) -> None:
         """The instance is gone; what it measured stays."""
@@ -134,10 +144,11 @@ class Demand:
         """The most that was needed within the window."""
         return self._window.maximum(now_s, window_s)
 
-    def _add_results(self, now_s: float, done: int, busy_us: int) -> None:
+    def _add_results(self, now_s: float, done: int, busy_us: int, own_us: int) -> None:
         if done <= 0:
             return
         decay = 0.5 ** ((now_s - self._results_at_s) / HANDLER_HALF_LIFE_S) if self._done else 0.0
         self._done = self._done * decay + done
         self._busy_s = self._busy_s * decay + busy_us / 1e6
+        self._own_s = self._own_s * decay + own_us / 1e6
         self._results_at_s = now_s

@@ -11,7 +11,7 @@ from forebay_controller.autoscale import Bounds, Decision, Load, Reason
 from forebay_controller.backoff import Backoff
 from forebay_controller.demand import Demand
 from forebay_controller.instances import Instance, State, fleet, held_up
-from forebay_controller.interfaces import FunctionStatus
+from forebay_controller.interfaces import FunctionStatus, InstanceBackend
 
 EMPTY_QUEUE = QueueState(StreamState(0), StreamState(0))
 HELD_UP_RETRY_S = 5.0
@@ -92,18 +92,20 @@ class FunctionState:
             in_flight=sum(instance.pending for instance in serving),
             busy_slots=sum(min(instance.pending, concurrency) for instance in serving),
             handler_s=self.demand.handler_s,
+            own_s=self.demand.own_s,
             start_s=self.demand.start_s,
             standing_s=self.demand.standing_s(now_s),
             recent_instances=self.demand.recent_instances(now_s, self.spec.scale.idle_s),
         )
 
-    def bounds(self, now_s: float, platform_free: int) -> Bounds:
+    def bounds(self, now_s: float, platform_free: int, backend: InstanceBackend) -> Bounds:
         """The limits that hold for the decision."""
         return Bounds(
             min_instances=max(self.spec.scale.min_instances, self.replacements(now_s)),
             max_instances=self.spec.scale.max_instances,
             concurrency=self.spec.scale.concurrency,
             platform_free=platform_free,
+            quick_instances_max=backend.quick_instances_max,
             failing=self.backoff.failing,
             backing_off=self.backoff.blocks(now_s),
         )

@@ -139,12 +139,13 @@ def fleet(instances: Iterable[Instance], revision: int) -> Fleet:
     return Fleet(starting=counts[State.STARTING], idle=counts[State.IDLE], busy=counts[State.BUSY], leaving=leaving)
 
 
-def to_drain(instances: Iterable[Instance], revision: int, count: int) -> list[str]:
-    """Which instances leave: the longest idle first, then the youngest still starting. Never a busy one."""
+def to_drain(instances: Iterable[Instance], revision: int, count: int, *, busy_too: bool = False) -> list[str]:
+    """Which instances leave: the longest idle first, then the youngest still starting; busy ones only if told so."""
     serving = [instance for instance in instances if instance.revision == revision]
     idle = sorted((i for i in serving if i.state is State.IDLE), key=lambda i: i.idle_since_s)
     starting = sorted((i for i in serving if i.state is State.STARTING), key=lambda i: -i.started_s)
-    return [instance.instance_id for instance in (idle + starting)[:count]]
+    busy = sorted((i for i in serving if i.state is State.BUSY and busy_too), key=lambda i: -i.started_s)
+    return [instance.instance_id for instance in (idle + starting + busy)[:count]]
 
 
 def longest_idle(instances: Iterable[Instance]) -> Instance | None:

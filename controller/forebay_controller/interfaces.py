@@ -88,6 +88,14 @@ class InstanceBackend(Protocol):
         ...
 
     @property
+    def quick_instances_max(self) -> int | None:
+        """How many instances the machine has the cores for when each of them is kept busy by a quick handler.
+
+        None where instances bring their cores along.
+        """
+        ...
+
+    @property
     def replaces_first(self) -> bool:
         """Whether instances of an older revision go on taking calls until new ones are ready.
 

@@ -89,6 +89,8 @@ class LocalBackend:
 
     starts_at_once_max = 2 * (os.cpu_count() or 1)
     """More at once would only make the first of a burst ready later: they share the cores."""
+    quick_instances_max = max(1, (os.cpu_count() or 1) // 2)
+    """The other half of the cores is for the gateway, Redis and whoever calls."""
     replaces_first = False
 
     def __init__(self, settings: LocalSettings) -> None:

@@ -230,7 +230,9 @@ class Reconciler:
             state.reports[instance_id] = report
             if report is not None:
                 self._metrics.reported(state.spec.key, instance_id, report)
-                state.demand.note_counters(now_s, instance_id, done=report.done, busy_us=report.busy_us)
+                state.demand.note_counters(
+                    now_s, instance_id, done=report.done, busy_us=report.busy_us, handler_us=report.handler_us
+                )
             after = observed(before, report, state.seen.held_by(instance_id), now_s)
             state.instances[instance_id] = after
             self._note_passage(state, before, after, now_s)
@@ -288,10 +290,12 @@ class Reconciler:
         load = state.load(now_s)
         state.demand.note_queued(now_s, load.queued)
         counts = fleet(state.instances.values(), state.spec.revision)
-        decision = decide(load, counts, state.bounds(now_s, self._instances_max - self._total))
+        decision = decide(load, counts, state.bounds(now_s, self._instances_max - self._total, self._backend))
         state.note_needed(now_s, decision)
         self._start(state, decision, now_s)
-        for instance_id in to_drain(state.instances.values(), state.spec.revision, decision.drain):
+        for instance_id in to_drain(
+            state.instances.values(), state.spec.revision, decision.drain, busy_too=decision.drain_busy
+        ):
             self._drain(state, instance_id, decision.reason)
         refusal = state.refusal(now_s)
         if refusal and state.seen.sync.queued:

@@ -43,6 +43,7 @@ MIB = 1_048_576
 THREAD_STACK_BYTES = 2 * MIB
 """A thread's stack counts as memory as a whole; at the usual 8 MiB sixteen threads would fill 128 MB."""
 
+_U32_MAX = 0xFFFF_FFFF
 _TRACE = "_X_AMZN_TRACE_ID"
 
 
@@ -85,6 +86,7 @@ class HandlerProcess:
         self._environment = os.environ
         self._exit: "Callable[[int], NoReturn]" = os._exit
         self._getpid = os.getpid
+        self._clock = time.monotonic
         self._pid = os.getpid()
         self._usage = resource.getrusage
 
@@ -139,7 +141,7 @@ class HandlerProcess:
     def serve(self) -> None:
         """Answer calls in order until the runtime closes, one write for each."""
         connection, usage, header, body_struct = self._connection, self._usage, HEADER, RESULT_BODY
-        call_struct, own, getpid = INVOKE_BODY, self._pid, self._getpid
+        call_struct, own, getpid, clock = INVOKE_BODY, self._pid, self._getpid, self._clock
         while True:
             frame = connection.next_frame()
             if frame is None:
@@ -149,6 +151,7 @@ class HandlerProcess:
             client_at = call_struct.size + arn_size
             trace_at = client_at + client_size
             payload_at = trace_at + trace_size
+            began = clock()
             kind, answer = self._answer(
                 _uuid(call_id),
                 body[call_struct.size : client_at].decode(),
@@ -157,13 +160,14 @@ class HandlerProcess:
                 body[trace_at:payload_at].decode(),
                 body[payload_at:],
             )
+            handler_us = min(int((clock() - began) * 1e6), _U32_MAX)
             self._flush()
             if getpid() != own:
                 # A child that the handler forked came back from it too: the answer is its parent's.
                 self._exit(0)
             memory_kib = usage(0).ru_maxrss
             head = header.pack(1 + body_struct.size + len(answer), RESULT)
-            connection.send(head + body_struct.pack(token, kind, memory_kib) + answer)
+            connection.send(head + body_struct.pack(token, kind, memory_kib, handler_us) + answer)
             if kind == RESULT_ERROR_EXIT:
                 return
 

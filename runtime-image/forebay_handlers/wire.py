@@ -20,7 +20,8 @@ Handler connection (mode "python"):
   INIT_DONE         ->  body: U32 init duration in microseconds
   INIT_ERROR        ->  body: U32 init duration in microseconds, then Lambda's error document (JSON)
   INVOKE            <-  body: INVOKE_BODY, then arn, client context, trace id, then the payload
-  RESULT            ->  body: RESULT_BODY (token, kind, max RSS in KiB), then the payload or error document
+  RESULT            ->  body: RESULT_BODY (token, kind, max RSS in KiB, microseconds in the
+                        handler), then the payload or error document
 """
 
 import struct
@@ -43,7 +44,7 @@ SLOT_BODY = struct.Struct(">H")
 EXITED_BODY = struct.Struct(">Hi")
 INVOKE_BODY = struct.Struct(">16s16sQHHH")
 """call token, invocation id, deadline (Unix ms), lengths of arn, client context and trace id."""
-RESULT_BODY = struct.Struct(">16sBI")
+RESULT_BODY = struct.Struct(">16sBII")
 
 RESULT_OK = 0
 RESULT_ERROR = 1

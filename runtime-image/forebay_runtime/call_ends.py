@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class CallEnds:
-    """`done` counts calls, `busy_us` is the time that they took in all."""
+    """`done` counts calls, `busy_us` is the time that they took in all, `handler_us` what of it was in handlers."""
 
     def __init__(self, loop: Loop, settings: Settings, book: LogBook, owner: Owner) -> None:
         self._loop = loop
@@ -36,6 +36,7 @@ class CallEnds:
         self._book = book
         self._owner = owner
         self.busy_us = 0
+        self.handler_us = 0
         self.done = 0
 
     def begin(self, call: Call) -> None:
@@ -53,8 +54,12 @@ class CallEnds:
         max_rss_kib: int,
         status: str = "",
         ran: bool = True,
+        handler_us: int | None = None,
     ) -> None:
-        """A call is over; a payload above the quota is replaced by the error that says so."""
+        """A call is over; a payload above the quota is replaced by the error that says so.
+
+        `handler_us`: how long its handler says that it took; None: as long as the call.
+        """
         if len(payload) > RESPONSE_MAX_BYTES:
             payload, failed = too_large(RESPONSE_MAX_BYTES), True
         now = self._loop.now
@@ -68,6 +73,7 @@ class CallEnds:
         self.log(call, call_log.report(call.request_id, duration_us, memory_mb, max_rss_kib, init_us, status))
         self.done += 1
         self.busy_us += duration_us
+        self.handler_us += duration_us if handler_us is None else min(handler_us, duration_us)
         self._owner.call_ended(
             call, payload, failed=failed, ran=ran, duration_us=duration_us, init_us=init_us, cold=cold
         )

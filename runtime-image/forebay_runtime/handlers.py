@@ -390,7 +390,14 @@ class Handlers:
             slot.timer.set(self._loop.now + (min(timeout_s, CANCEL_AFTER_S) if call.cancelled else timeout_s))
 
     def _end_first(
-        self, slot: Slot, payload: bytes, *, failed: bool, max_rss_kib: int, process_ends: bool = False
+        self,
+        slot: Slot,
+        payload: bytes,
+        *,
+        failed: bool,
+        max_rss_kib: int,
+        process_ends: bool = False,
+        handler_us: int | None = None,
     ) -> None:
         """The running call is over; the next of its batch has started with that."""
         call = slot.calls.popleft()
@@ -399,7 +406,7 @@ class Handlers:
             slot.timed_out = False
             self.ends.end_timed_out(slot, call, max_rss_kib)
         else:
-            self.ends.end(slot, call, payload, failed=failed, max_rss_kib=max_rss_kib)
+            self.ends.end(slot, call, payload, failed=failed, max_rss_kib=max_rss_kib, handler_us=handler_us)
         if slot.calls and not process_ends:
             self._begin(slot, slot.calls[0])
         elif slot.state == READY:
@@ -409,15 +416,20 @@ class Handlers:
 
     def _on_handler_frame(self, slot: Slot, kind: int, data: bytes, start: int, end: int) -> None:
         if kind == wire.RESULT and end - start >= wire.RESULT_BODY.size and self._settings.mode == "python":
-            token, outcome, max_rss_kib = wire.RESULT_BODY.unpack_from(data, start)
+            token, outcome, max_rss_kib, handler_us = wire.RESULT_BODY.unpack_from(data, start)
             if not slot.calls or not slot.calls[0].started or token != slot.calls[0].token:
                 self.ignored_results += 1
                 return
-            self._read_log(slot)
+            if slot.log_read_at != self._loop.now:
+                # All results of a turn came in one read of the socket; what was printed before the last is there.
+                slot.log_read_at = self._loop.now
+                self._read_log(slot)
             payload = data[start + wire.RESULT_BODY.size : end]
             ends = outcome == wire.RESULT_ERROR_EXIT
             failed = outcome != wire.RESULT_OK
-            self._end_first(slot, payload, failed=failed, max_rss_kib=max_rss_kib, process_ends=ends)
+            self._end_first(
+                slot, payload, failed=failed, max_rss_kib=max_rss_kib, process_ends=ends, handler_us=handler_us
+            )
             if ends and slot.state == READY:
                 self._kill(slot)
         elif kind == wire.INIT_DONE and end - start == wire.U32.size and slot.state == STARTING:
@@ -456,6 +468,7 @@ class Handlers:
 
     def _read_last(self, slot: Slot) -> None:
         """The process has ended: what it sent before counts."""
+        slot.log_read_at = 0.0
         if slot.peer is not None:
             slot.peer.read_to_end()
         self._read_log(slot)

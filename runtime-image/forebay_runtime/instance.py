@@ -365,6 +365,7 @@ class Instance:
         self._told_done = ends.done
         counters: tuple[str | int, ...] = (
             *("in_flight", len(self._leases), "done", ends.done, "busy_us", ends.busy_us),
+            *("handler_us", ends.handler_us),
             *("lost_leases", self._leases.lost, "ignored_results", self._handlers.ignored_results),
         )
         for outcome, events in self._finisher.async_outcomes.items():

@@ -38,12 +38,14 @@ class Slot:
     """State of one slot. Times are monotonic seconds.
 
     `calls`: the one that runs, then those of its batch that were sent with it. `started`: when the first of them
-    could start. `timed_out`: the running call's deadline has passed and its process is being killed.
+    could start. `timed_out`: the running call's deadline has passed and its process is being killed. `log_read_at`:
+    the turn in which results were last looked at, and what had been printed before them.
     """
 
     __slots__ = (
-        "api", "average_ms", "calls", "cold", "failure", "failure_told", "index", "init_us", "peer", "pid", "pipe",
-        "quiet_calls", "served", "spawned_at", "started", "state", "timed_out", "timer", "token", "unsent",
+        "api", "average_ms", "calls", "cold", "failure", "failure_told", "index", "init_us", "log_read_at", "peer",
+        "pid", "pipe", "quiet_calls", "served", "spawned_at", "started", "state", "timed_out", "timer", "token",
+        "unsent",
     )  # fmt: skip
 
     def __init__(self, index: int, timer: Timer) -> None:
@@ -66,6 +68,7 @@ class Slot:
         self.started = 0.0
         self.init_us = 0
         self.pid = 0
+        self.log_read_at = 0.0
         self.cold = True
         self.timed_out = False
         self.served = 0

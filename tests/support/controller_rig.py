@@ -69,6 +69,7 @@ class ScriptedBackend:
 
     def __init__(self) -> None:
         self.starts_at_once_max = 4
+        self.quick_instances_max: int | None = None
         self.replaces_first = False
         self.running: dict[str, RunningInstance] = {}
         self.started: list[str] = []

@@ -144,7 +144,7 @@ class HandlerPeer:
             return None
         kind, body = frame
         assert kind == wire.RESULT
-        token, outcome, rss = wire.RESULT_BODY.unpack_from(body)
+        token, outcome, rss, _ = wire.RESULT_BODY.unpack_from(body)
         return Answer(token, outcome, rss, body[wire.RESULT_BODY.size :])
 
     def call(self, event: Any = None, **options: Any) -> Answer:

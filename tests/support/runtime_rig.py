@@ -312,7 +312,7 @@ class PlayedHandler:
 
     def answer(self, token: bytes, payload: bytes, kind: int = wire.RESULT_OK) -> None:
         """A RESULT."""
-        self.connection.sendall(wire.pack(wire.RESULT, wire.RESULT_BODY.pack(token, kind, 20_480), payload))
+        self.connection.sendall(wire.pack(wire.RESULT, wire.RESULT_BODY.pack(token, kind, 20_480, 100), payload))
 
     def close(self) -> None:
         """End it."""

@@ -9,6 +9,9 @@ from forebay_controller.autoscale import Bounds, Decision, Fleet, Load, Reason, 
 QUIET = Load(queued=0, in_flight=0, busy_slots=0, handler_s=0.1, start_s=0.35, standing_s=0.0, recent_instances=0)
 NONE = Fleet(starting=0, idle=0, busy=0, leaving=0)
 WIDE = Bounds(min_instances=0, max_instances=1_000, concurrency=1, platform_free=1_000)
+# Four instances of an echo that callers keep busy: the way to it and back is what takes the time.
+SATURATED = replace(QUIET, in_flight=64, busy_slots=4, handler_s=0.0004, own_s=0.00003, recent_instances=4)
+TWO_CORES = replace(WIDE, quick_instances_max=1)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +162,41 @@ def test_a_backlog_that_does_not_go_away_gets_slots_for_a_short_wait() -> None:
             replace(WIDE, max_instances=2),
             Decision(needed=0, desired=0, start=0, drain=3, reason=Reason.OVER_MAXIMUM),
             id="a lowered maximum does not wait for the window",
+        ),
+        pytest.param(
+            SATURATED,
+            replace(NONE, busy=4),
+            TWO_CORES,
+            Decision(needed=4, desired=1, start=0, drain=3, reason=Reason.OVER_MAXIMUM, drain_busy=True),
+            id="busy instances of a quick handler leave where there are no cores for them",
+        ),
+        pytest.param(
+            SATURATED,
+            replace(NONE, busy=1),
+            TWO_CORES,
+            Decision(needed=4, desired=1, start=0, drain=0, reason=Reason.MAXIMUM),
+            id="and no more of them start",
+        ),
+        pytest.param(
+            SATURATED,
+            replace(NONE, busy=4),
+            WIDE,
+            Decision(needed=4, desired=4, start=0, drain=0, reason=Reason.STEADY),
+            id="they stay where instances bring their cores along",
+        ),
+        pytest.param(
+            SATURATED,
+            replace(NONE, busy=4),
+            replace(TWO_CORES, min_instances=2),
+            Decision(needed=4, desired=2, start=0, drain=2, reason=Reason.OVER_MAXIMUM, drain_busy=True),
+            id="but never below the minimum",
+        ),
+        pytest.param(
+            replace(SATURATED, handler_s=0.0011, own_s=0.001),
+            replace(NONE, busy=4),
+            TWO_CORES,
+            Decision(needed=4, desired=4, start=0, drain=0, reason=Reason.STEADY),
+            id="a handler that takes its time has its instances, busy or not",
         ),
         pytest.param(
             QUIET,

@@ -53,6 +53,16 @@ def test_handler_time_follows_a_change() -> None:
     assert demand.handler_s < 0.01
 
 
+def test_the_handlers_own_share_of_it_is_known_where_instances_tell() -> None:
+    demand = Demand()
+    assert demand.own_s is None
+    demand.note_counters(0.0, "a", done=0, busy_us=0, handler_us=0)
+    demand.note_counters(1.0, "a", done=10, busy_us=1_000_000, handler_us=100_000)
+    assert demand.own_s == pytest.approx(0.01)
+    demand.note_counters(1.0, "of an older release", done=10, busy_us=1_000_000)
+    assert demand.own_s == pytest.approx(0.055)
+
+
 def test_handler_time_outlives_the_instances() -> None:
     demand = Demand()
     demand.note_counters(0.0, "a", done=10, busy_us=1_000_000)

@@ -87,6 +87,7 @@ def test_the_longest_idle_leave_first_then_the_youngest_starting_and_never_a_bus
     order = ["idle 9 s", "idle 5 s", "started last", "started first"]
     assert to_drain(instances, revision=1, count=10) == order
     assert to_drain(instances, revision=1, count=1) == order[:1]
+    assert to_drain(instances, revision=1, count=10, busy_too=True) == [*order, "busy"]
 
 
 def test_outdated() -> None:

@@ -63,6 +63,7 @@ class PodBackend:
     """`InstanceBackend` on the Kubernetes API."""
 
     starts_at_once_max = STARTS_AT_ONCE_MAX
+    quick_instances_max = None
     replaces_first = True
 
     def __init__(self, api: Api, config: ClusterConfig, tell: Tell | None = None) -> None:
