@@ -25,6 +25,8 @@ HELLO_MAX_BYTES = 4096
 _READ_BYTES = 256 * 1024
 _HEADER_BYTES = wire.HEADER.size
 _FD_BYTES = 4
+# One for all connections: a buffer made for each read would be mapped, touched and unmapped each time.
+_buffer = memoryview(bytearray(_READ_BYTES))
 
 
 class Peer:
@@ -134,7 +136,10 @@ class Peer:
 
     def _receive(self) -> None:
         try:
-            data = self._receive_with_descriptors() if self._takes_descriptors else self._socket.recv(_READ_BYTES)
+            if self._takes_descriptors:
+                data = self._receive_with_descriptors()
+            else:
+                data = bytes(_buffer[: self._socket.recv_into(_buffer)])
         except BlockingIOError:
             return
         except OSError as error:
