@@ -119,6 +119,21 @@ def test_the_trace_id_is_unset_at_import_and_new_for_each_call() -> None:
         assert handler.value() == [None, None]
 
 
+def test_calls_leave_no_memory_behind() -> None:
+    source = """
+        def handler(event, context):
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1])
+    """
+    with handler_of(source) as handler:
+        for number in range(2_000):
+            before = handler.value(trace_id=f"Root=1-{number:032x}")
+        for number in range(20_000):
+            after = handler.value(trace_id=f"Root=2-{number:032x}")
+    # Pages of 4 KiB. With the trace id in the C library's environment it was about 500 of them.
+    assert after - before < 100
+
+
 def test_the_process_is_as_a_function_expects_it() -> None:
     source = """
         import __main__, os, sys, time, threading
