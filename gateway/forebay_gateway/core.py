@@ -20,9 +20,10 @@ from forebay_gateway.credential_table import CredentialTable
 from forebay_gateway.deadlines import Deadlines
 from forebay_gateway.dispatch import Dispatcher
 from forebay_gateway.durability import FSYNC, REPLICA, FsyncCheck
+from forebay_gateway.heartbeat import Heartbeat
 from forebay_gateway.redis_link import Link, NotConnected, ignore
 from forebay_gateway.redis_links import Links
-from forebay_gateway.replies import READ_MARGIN_S, Heartbeat, ReplyReader
+from forebay_gateway.replies import READ_MARGIN_S, ReplyReader
 from forebay_gateway.resp import pack
 from forebay_gateway.table import FunctionTable
 from forebay_gateway.waking import Waker
@@ -74,6 +75,7 @@ class Core:
             totals=self.counters,
             waker=waker,
             events=self._acceptance(config, waker, links),
+            heartbeat=self._heartbeat,
             waiting_max=config.waiting_max,
             once_retention_s=config.idempotency_retention_s,
         )

@@ -18,6 +18,7 @@ from forebay_gateway.acceptance import Acceptance
 from forebay_gateway.call_options import PLAIN, CallOptions, Once
 from forebay_gateway.counters import Counters, FunctionCounters
 from forebay_gateway.deadlines import Deadlines
+from forebay_gateway.heartbeat import Heartbeat
 from forebay_gateway.identifiers import RandomSource
 from forebay_gateway.lambda_errors import ClientLeft, Refusal
 from forebay_gateway.once_calls import OnceCall, Pollers
@@ -48,6 +49,7 @@ class Dispatcher:
         totals: Counters,
         waker: Waker,
         events: Acceptance,
+        heartbeat: Heartbeat,
         waiting_max: int,
         once_retention_s: int,
     ) -> None:
@@ -62,6 +64,7 @@ class Dispatcher:
         self.totals = totals
         self._waker = waker
         self._events = events
+        self._heartbeat = heartbeat
         self._waiting_max = waiting_max
         self._once_retention_s = once_retention_s
 
@@ -117,6 +120,8 @@ class Dispatcher:
         if refusal is not None:
             self._sample_sync(function, route, now_s)
             raise function.counted(refusal)
+        if self._heartbeat.missing:
+            raise function.counted(lambda_errors.unavailable(self._heartbeat.missing))
         wait_ms = admission.wait_ms(entry, route.timeout_ms, asked_wait_ms)
         flags = record.FLAG_LOG_TAIL if log_tail else 0
         fields = (route.qualified_fields if qualified else route.fields) + extras

@@ -6,13 +6,11 @@ a claim is fetched and deleted.
 """
 
 import asyncio
-import contextlib
 from typing import Any
 
 import hiredis
 
 from forebay_common import frames, function_errors, limits, logs
-from forebay_common.keys import PlatformKeys
 from forebay_common.names import LATEST
 from forebay_common.tlv import INLINE, CodecError
 from forebay_gateway import lambda_errors
@@ -253,27 +251,3 @@ def finish(call: Waiting, reply: Reply, payload: bytes) -> None:
         reply.error_kind = frames.ERROR_FUNCTION
     else:
         reply.payload = payload
-
-
-class Heartbeat:
-    """Keeps this process known, so that the reaper leaves its reply list alone."""
-
-    def __init__(self, commands: Commands, keys: PlatformKeys, process_id: str) -> None:
-        self._commands = commands
-        self._beat = (
-            # The key first: whoever reads the set must find the heartbeat of all that are in it.
-            pack("SET", keys.process(process_id), "gateway", "EX", limits.HEARTBEAT_TTL_S)
-            + pack("SADD", keys.processes, process_id),
-        )
-        # The set keeps the process: instances that finish its last calls make the list anew, for the reaper.
-        self._farewell = (pack("UNLINK", keys.process(process_id), keys.reply(process_id)),)
-
-    def beat(self) -> None:
-        """Renew; called whenever the link has come up, and every `HEARTBEAT_S`."""
-        with contextlib.suppress(NotConnected):
-            self._commands.write(self._beat, ignore, ignore)
-
-    def leave(self) -> None:
-        """Tell the reaper that this process has ended."""
-        with contextlib.suppress(NotConnected):
-            self._commands.write(self._farewell, ignore)

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from forebay_common import limits
 from forebay_common.frames import ReplyFrame
+from forebay_common.keys import PlatformKeys
 from forebay_common.record import Invocation
 from forebay_common.redis_client import RedisSettings, command, connect
 from forebay_common.scripts import load_all
@@ -160,8 +161,13 @@ class TestOutOfMemory:
         refused(await client.post(spoilt.path, headers=EVENT), "out of memory")
         await command(admin, "CONFIG", "SET", "maxmemory", 0)
         assert (await client.post(spoilt.path, headers=EVENT)).status_code == 202
+
+        async def answered() -> bool:
+            # A heartbeat may have been refused, too, and comes again a moment later.
+            return (await client.post(spoilt.path, content=b"2", headers=KEY)).content == b"2"
+
         async with spoilt.served(echo):
-            assert (await client.post(spoilt.path, content=b"2", headers=KEY)).content == b"2"
+            await wait_until_async(answered, "calls are answered again")
 
 
 class TestReadOnly:
@@ -334,3 +340,28 @@ async def _was_asked(admin: Redis) -> bool:
 
 async def _replicated(replica: TcpServer) -> bool:
     return replica.is_synchronised
+
+
+async def test_a_process_that_redis_does_not_know_makes_no_calls(
+    server: ValkeyServer, admin: Redis, tmp_path: Path
+) -> None:
+    """Nobody would remove the answers to its calls when it dies."""
+    login = {"username": "nearly", "password": "secret"}
+    rules = ("reset", "on", ">secret", "~*", "&*", "+@all")
+    await command(admin, "ACL", "SETUSER", "nearly", *rules, "-sadd")
+    process = GatewayProcess(tmp_path, server.settings | login, "tg")
+    function = await deploy(process, admin, "f")
+    try:
+        process.start()
+        async with process.client() as client, function.served(echo):
+            refused(await client.post(function.path, content=b"1"), "does not let this gateway do it")
+            assert (await client.post(function.path, headers=EVENT)).status_code == 202
+            await command(admin, "ACL", "SETUSER", "nearly", "+sadd")
+
+            async def answered() -> bool:
+                return (await client.post(function.path, content=b"1")).content == b"1"
+
+            await wait_until_async(answered, "calls are answered")
+        assert await command(admin, "SCARD", PlatformKeys("tg").processes) == 1
+    finally:
+        process.end()
