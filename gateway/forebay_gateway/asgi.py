@@ -6,10 +6,9 @@ Raw ASGI, since Invoke passes through here; FastAPI stands behind it for the gat
 import json
 from collections import Counter
 from collections.abc import Awaitable, Mapping
-from functools import partial
 from uuid import uuid4
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from forebay_common import sigv4
 from forebay_gateway.access import Access
@@ -76,10 +75,7 @@ class Entry:
             ):
                 connection, query = scope["state"]["connection"], scope["query_string"]
                 if scope["http_version"] == "1.1":
-                    serve = partial(
-                        self._invoke, raw_path=raw_path, query=query, headers=headers, receive=_nothing_to_receive
-                    )
-                    connection.learn(headers, serve)
+                    connection.learn(headers, self._invoke.known(raw_path, query, headers))
                 return self._invoke(connection, raw_path, query, headers, receive)
         return self._guarded(scope, receive, send)
 
@@ -120,10 +116,6 @@ class Entry:
             await self._app(scope, receive, send)
         else:
             await self._forwarder(scope, receive, send, raw_path=CONTROLLER_METRICS_PATH)
-
-
-async def _nothing_to_receive() -> Message:
-    raise AssertionError("a request that was known by its head is there as a whole")
 
 
 async def _answer(scope: Scope, send: Send, status: int, headers: Headers, body: bytes) -> None:

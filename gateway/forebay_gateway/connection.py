@@ -8,7 +8,7 @@ A request whose head is known (`known_heads.py`) has no cycle at all; `_known_bo
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
@@ -145,19 +145,48 @@ class ClientConnection(HttpToolsProtocol):
         else:
             super().timeout_keep_alive_handler()
 
+    def run(self, serving: Coroutine[Any, Any, None]) -> None:
+        """Serve the request whose head is known in a task."""
+        self.tasks.add(self.loop.create_task(self._run(serving)))
+
+    def answer(self, status: int, head: bytes, body: bytes) -> None:
+        """Send the whole answer to the request whose head is known, as `respond` does."""
+        self._known_body = None
+        if self.lost:
+            return
+        self.server_state.total_requests += 1
+        self._answered_s = self.loop.time()
+        ours = self.config.own_lines(self.server_state.default_headers)
+        if self._closes or self.config.leaving.begun:
+            ours += b"connection: close\r\n"
+            self._closes = True
+        self.transport.write(b"".join((STATUS_LINE[status], ours, head, b"\r\n", body)))
+        if self._closes:
+            self.transport.close()
+        elif self._held:
+            held, self._held = self._held, []
+            self.flow.resume_reading()
+            self.data_received(b"".join(held))
+
+    def fail(self) -> None:
+        """A mistake of ours, which is being handled: say it in the log, and to this client alone."""
+        _log.exception("a request could not be served")
+        if self._known_body is not None:
+            self._closes = True
+            self.answer(500, _FAILED % len(_FAILED_BODY), _FAILED_BODY)
+
     def _serve(self, known: KnownHead, body: bytes) -> None:
         self._known_body = body
-        task = self.loop.create_task(self._answer(known))
-        self.tasks.add(task)
-
-    async def _answer(self, known: KnownHead) -> None:
         try:
-            await known.serve(self)
-        except Exception:  # noqa: BLE001 - a mistake of ours: said in the log, and to this client alone
-            _log.exception("a request could not be served")
-            if self._known_body is not None:
-                self._closes = True
-                await self.respond(500, _FAILED % len(_FAILED_BODY), _FAILED_BODY)
+            known.serve(self)
+        except Exception:  # noqa: BLE001 - a mistake of ours
+            self.fail()
+
+    async def _run(self, serving: Coroutine[Any, Any, None]) -> None:
+        try:
+            await serving
+        except Exception:  # noqa: BLE001 - a mistake of ours
+            self.fail()
         finally:
             task = asyncio.current_task(self.loop)
             assert task is not None
@@ -202,7 +231,7 @@ class ClientConnection(HttpToolsProtocol):
         if self.flow.write_paused and not self.lost:
             await self.flow.drain()
         if self._known_body is not None:
-            self._respond_known(status, head, body)
+            self.answer(status, head, body)
             return
         assert cycle is not None
         if cycle.disconnected:
@@ -217,24 +246,6 @@ class ClientConnection(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
-
-    def _respond_known(self, status: int, head: bytes, body: bytes) -> None:
-        self._known_body = None
-        if self.lost:
-            return
-        self.server_state.total_requests += 1
-        self._answered_s = self.loop.time()
-        ours = self.config.own_lines(self.server_state.default_headers)
-        if self._closes or self.config.leaving.begun:
-            ours += b"connection: close\r\n"
-            self._closes = True
-        self.transport.write(b"".join((STATUS_LINE[status], ours, head, b"\r\n", body)))
-        if self._closes:
-            self.transport.close()
-        elif self._held:
-            held, self._held = self._held, []
-            self.flow.resume_reading()
-            self.data_received(b"".join(held))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # Pipelined requests have cycles of their own; this one's turn has come.

@@ -82,7 +82,8 @@ class Core:
 
     def readiness(self) -> dict[str, bool]:
         """What must be true before calls can be served."""
-        found = {"redis": all(link.connected for link in self._links), "function_table": self._table.ready}
+        redis = all(link.connected for link in self._links) and not self._heartbeat.missing
+        found = {"redis": redis, "function_table": self._table.ready}
         if self._auth_required:
             # Without any key nobody can call: the controller has published none yet.
             found["credentials"] = self.credentials.seen

@@ -25,7 +25,7 @@ from forebay_gateway.once_calls import OnceCall, Pollers
 from forebay_gateway.queue_commands import LINE, Append, append
 from forebay_gateway.redis_faults import AWAY
 from forebay_gateway.redis_link import Commands, NotConnected, RedisUnavailable, Sink, ignore
-from forebay_gateway.replies import Reply, ReplyReader
+from forebay_gateway.replies import Reply, ReplyReader, Settlement
 from forebay_gateway.resp import pack
 from forebay_gateway.sync_call import TOKEN_HEAD, Connection, SyncCall
 from forebay_gateway.table import Function, FunctionTable, Route
@@ -106,28 +106,13 @@ class Dispatcher:
         before, and the reply may be that of a call before (`first_id`). Raises Refusal for every other outcome, and
         ClientLeft when `connection` was lost.
         """
-        now_s = self.loop.time()
-        entry, load = function.entry, function.load
-        refusal = admission.sync_refusal(
-            entry,
-            len(payload),
-            own=load.sync_waiting,
-            others=load.sync_sample.others(now_s),
-            waiting_total=self.totals.waiting,
-            waiting_max=self._waiting_max,
-            now_ms=time.time() * 1000,
-        )
-        if refusal is not None:
-            self._sample_sync(function, route, now_s)
-            raise function.counted(refusal)
-        if self._heartbeat.missing:
-            raise function.counted(lambda_errors.unavailable(self._heartbeat.missing))
-        wait_ms = admission.wait_ms(entry, route.timeout_ms, asked_wait_ms)
-        flags = record.FLAG_LOG_TAIL if log_tail else 0
+        now_s, wait_ms = self._admitted(function, route, payload, asked_wait_ms)
         fields = (route.qualified_fields if qualified else route.fields) + extras
+        flags = record.FLAG_LOG_TAIL if log_tail else 0
         try:
             if once is None:
-                call = self._plain(function, route, payload, invocation_id, wait_ms, flags, fields)
+                call = SyncCall(self, function, self.random.take(), invocation_id, self.loop.create_future())
+                self._append(call, route, payload, wait_ms, flags, fields)
             else:
                 call = OnceCall(
                     self, function, route, once, invocation_id, payload=payload, fields=fields, flags=flags,
@@ -136,10 +121,53 @@ class Dispatcher:
                 call.append()
         except NotConnected:
             raise function.counted(lambda_errors.unavailable(AWAY)) from None
-        load.sync_waiting += 1
-        self._sample_sync(function, route, now_s)
-        self._deadlines.add(call, now_s + wait_ms / 1000)
-        return self._answer(call, connection, now_s)
+        self._begin(call, route, connection, now_s, wait_ms)
+        return self._answer(call)
+
+    def start(
+        self,
+        function: Function,
+        route: Route,
+        payload: bytes,
+        *,
+        invocation_id: bytes,
+        qualified: bool,
+        connection: Connection,
+        settlement: Settlement,
+    ) -> SyncCall:
+        """Run a plain call as `sync` does; `settlement` is told, who asks `outcome` then. Raises Refusal."""
+        now_s, wait_ms = self._admitted(function, route, payload, 0)
+        call = SyncCall(self, function, self.random.take(), invocation_id, settlement)
+        try:
+            self._append(call, route, payload, wait_ms, 0, route.qualified_fields if qualified else route.fields)
+        except NotConnected:
+            raise function.counted(lambda_errors.unavailable(AWAY)) from None
+        self._begin(call, route, connection, now_s, wait_ms)
+        return call
+
+    def outcome(self, call: SyncCall, settled: Reply | BaseException) -> Reply:
+        """What a call came to that was settled with this, and is over now.
+
+        Raises Refusal, or ClientLeft when its connection was lost.
+        """
+        function = call.function
+        self._end(call)
+        if isinstance(settled, Reply):
+            return self._counted(call, settled)
+        if isinstance(settled, Refusal):
+            raise function.counted(settled) from None
+        self.take_back(call)
+        if isinstance(settled, ClientLeft):
+            function.counters.outcomes[counters.LEFT] += 1
+            raise settled
+        # Only a gateway that stops, and whose time for that is up, cancels requests.
+        raise function.counted(lambda_errors.unconfirmed(STOPPED)) from None
+
+    def stop(self) -> None:
+        """The time of the calls that no task waits for is up."""
+        for waiting in [*self._waiting.values()]:
+            if isinstance(waiting, SyncCall):
+                waiting.fail(asyncio.CancelledError())
 
     def accept_async(
         self,
@@ -195,41 +223,70 @@ class Dispatcher:
             with contextlib.suppress(NotConnected):
                 self._commands.write((pack("UNLINK", body_key),), ignore)
 
-    async def _answer(self, call: SyncCall, connection: Connection | None, accepted_s: float) -> Reply:
-        """Wait for an appended call to be settled, whatever settles it."""
+    async def _answer(self, call: SyncCall) -> Reply:
+        """Wait for a call to be settled, whatever settles it."""
+        assert isinstance(call.future, asyncio.Future)
+        try:
+            settled: Reply | BaseException = await call.future
+        except (ClientLeft, Refusal, asyncio.CancelledError) as error:
+            settled = error
+        return self.outcome(call, settled)
+
+    def _admitted(self, function: Function, route: Route, payload: bytes, asked_wait_ms: int) -> tuple[float, int]:
+        """The loop's time, and how long a call may wait that is admitted now, in ms. Raises Refusal."""
+        now_s = self.loop.time()
+        entry, load = function.entry, function.load
+        refusal = admission.sync_refusal(
+            entry,
+            len(payload),
+            own=load.sync_waiting,
+            others=load.sync_sample.others(now_s),
+            waiting_total=self.totals.waiting,
+            waiting_max=self._waiting_max,
+            now_ms=time.time() * 1000,
+        )
+        if refusal is not None:
+            self._sample_sync(function, route, now_s)
+            raise function.counted(refusal)
+        if self._heartbeat.missing:
+            raise function.counted(lambda_errors.unavailable(self._heartbeat.missing))
+        return now_s, admission.wait_ms(entry, route.timeout_ms, asked_wait_ms)
+
+    def _begin(self, call: SyncCall, route: Route, connection: Connection | None, now_s: float, wait_ms: int) -> None:
+        """A call that has been written waits from now on."""
         function, totals = call.function, self.totals
+        call.accepted_s = now_s
+        function.load.sync_waiting += 1
+        self._sample_sync(function, route, now_s)
+        self._deadlines.add(call, now_s + wait_ms / 1000)
         self._waiting[call.token] = call
         totals.waiting += 1
         function.counters.waiting += 1
         if connection is not None:
+            call.connection = connection
             connection.call = call
             if connection.lost:
                 call.left()
-        try:
-            reply = await call.future
-        except ClientLeft:
-            function.counters.outcomes[counters.LEFT] += 1
-            self.take_back(call)
-            raise
-        except asyncio.CancelledError:
-            # Only a gateway that stops, and whose time for that is up, cancels requests.
-            self.take_back(call)
-            raise function.counted(lambda_errors.unconfirmed(STOPPED)) from None
-        except Refusal as refusal:
-            raise function.counted(refusal) from None
-        finally:
-            if connection is not None:
-                connection.call = None
-            self._waiting.pop(call.token, None)
-            self._deadlines.remove(call)
-            totals.waiting -= 1
-            function.counters.waiting -= 1
-            function.load.sync_waiting -= call.queued
-            call.ended()
+
+    def _end(self, call: SyncCall) -> None:
+        """A call waits no more."""
+        function, totals = call.function, self.totals
+        if call.connection is not None:
+            call.connection.call = None
+        self._waiting.pop(call.token, None)
+        self._deadlines.remove(call)
+        totals.waiting -= 1
+        function.counters.waiting -= 1
+        function.load.sync_waiting -= call.queued
+        call.ended()
+
+    def _counted(self, call: SyncCall, reply: Reply) -> Reply:
+        """A reply, counted. Raises Refusal when it stands for one."""
+        function = call.function
         if reply.first_id:
             function.counters.outcomes[counters.REPLAYED] += 1
             return reply
-        observe(function.counters, reply, self.loop.time() - accepted_s)
+        observe(function.counters, reply, self.loop.time() - call.accepted_s)
         not_run = refusal_of(reply, function.entry, time.time() * 1000)
         if not_run is not None:
             raise function.counted(not_run)
@@ -242,28 +299,18 @@ class Dispatcher:
             self._commands.write((made.body,), call.body_written)
         self._commands.write(made.entry, call.appended)
 
-    def _plain(
-        self,
-        function: Function,
-        route: Route,
-        payload: bytes,
-        invocation_id: bytes,
-        wait_ms: int,
-        flags: int,
-        fields: bytes,
-    ) -> SyncCall:
-        """A call that is just appended. Raises NotConnected."""
-        call = SyncCall(self, function, self.random.take(), invocation_id)
+    def _append(self, call: SyncCall, route: Route, payload: bytes, wait_ms: int, flags: int, fields: bytes) -> None:
+        """Write a call that is just appended. Raises NotConnected."""
         call.stream = route.sync_key
         fixed = _HEADER(
-            record.VERSION, record.KIND_SYNC, flags, 0, 0, route.revision, wait_ms, route.timeout_ms, 0, invocation_id
-        )
+            record.VERSION, record.KIND_SYNC, flags, 0, 0, route.revision, wait_ms, route.timeout_ms, 0,
+            call.invocation_id,
+        )  # fmt: skip
         made = append(
-            function.base, route.sync_head, b"".join((fixed, TOKEN_HEAD, call.token, fields)), payload, LINE,
-            invocation_id=invocation_id, body_ttl_s=limits.CLAIM_TTL_S,
+            call.base, route.sync_head, b"".join((fixed, TOKEN_HEAD, call.token, fields)), payload, LINE,
+            invocation_id=call.invocation_id, body_ttl_s=limits.CLAIM_TTL_S,
         )  # fmt: skip
         self.write(call, made)
-        return call
 
     def _sample_sync(self, function: Function, route: Route, now_s: float) -> None:
         """Ask for the length of the sync stream, in the same write as the call itself, unless that was just done."""

@@ -6,10 +6,13 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote_to_bytes
 
-from forebay_common import frames, limits, record, sigv4
+from starlette.types import Message
+
+from forebay_common import limits, record, sigv4
 from forebay_common.credentials import Presented
 from forebay_common.names import ID_PREFIX_BYTES, LATEST, function_arn, parse_reference
 from forebay_common.tlv import pack_field
@@ -19,10 +22,20 @@ from forebay_gateway.areas import INVOKE_END, INVOKE_START, split_namespace
 from forebay_gateway.call_options import HEADERS, PLAIN, CallOptions, Once, fingerprint, key_among, read_options
 from forebay_gateway.connection import ClientConnection
 from forebay_gateway.dispatch import Dispatcher
-from forebay_gateway.identifiers import uuid_text
-from forebay_gateway.lambda_errors import CONTENT_TYPE, REPLAYED, ClientLeft, Refusal
+from forebay_gateway.invoke_answer import (
+    REPLAYED_LINE,
+    STATUS_ACCEPTED,
+    STATUS_DRY_RUN,
+    STATUS_OK,
+    QuickAnswer,
+    answered,
+    refused,
+    reply_head,
+    whole_head,
+)
+from forebay_gateway.known_heads import Serve
+from forebay_gateway.lambda_errors import ClientLeft, Refusal
 from forebay_gateway.payload_check import json_problem
-from forebay_gateway.replies import Reply
 from forebay_gateway.request_body import BodyReader, Receive, declared_length
 from forebay_gateway.table import Function, Route
 
@@ -56,10 +69,6 @@ _UNSUPPORTED = {
 """Members of Invoke that this release does not have: refused, since ignoring them would change what they promise."""
 _SMALL_BYTES = min(limits.ASYNC_REQUEST_MAX_BYTES, limits.SYNC_REQUEST_MAX_BYTES)
 """Up to here a body is within every limit."""
-_FUNCTION_ERROR = (b"x-amz-function-error", b"Unhandled")
-_STATUS_OK = 200
-_STATUS_ACCEPTED = 202
-_STATUS_DRY_RUN = 204
 
 
 class Target(NamedTuple):
@@ -173,20 +182,52 @@ class InvokeHandler:
                     once=once,
                     connection=connection,
                 )
-                status, head, body = _STATUS_OK, reply_head(reply, log_tail=request.log_tail), reply.payload
+                status, head, body = STATUS_OK, reply_head(reply, log_tail=request.log_tail), reply.payload
                 accepted_id = reply.first_id or invocation_id
             if accepted_id != invocation_id:
-                invocation_id, head = accepted_id, head + _REPLAYED_LINE
+                invocation_id, head = accepted_id, head + REPLAYED_LINE
         except Refusal as refusal:
-            if refusal.may_run:
-                status, head, body = _STATUS_OK, _FAILED_HEAD, refusal.function_error(uuid_text(invocation_id))
-            else:
-                status, head, body = refusal.status, header_lines(refusal.headers()), refusal.body()
+            status, head, body = refused(refusal, invocation_id)
         except ClientLeft:
             return
-        request_id = uuid_text(invocation_id).encode()
-        length = b"" if status == _STATUS_DRY_RUN else b"content-length: %d\r\n" % len(body)
-        await connection.respond(status, b"%bx-amzn-requestid: %b\r\n%b" % (head, request_id, length), body)
+        await connection.respond(status, whole_head(status, head, body, invocation_id), body)
+
+    def known(self, raw_path: bytes, query: bytes, headers: Mapping[bytes, bytes]) -> Serve:
+        """What serves further requests with the head that says this."""
+        if _SPECIAL.isdisjoint(headers):
+            return partial(self._quick, raw_path, query, headers)
+        return partial(self._slow, raw_path, query, headers)
+
+    def _slow(
+        self, raw_path: bytes, query: bytes, headers: Mapping[bytes, bytes], connection: ClientConnection
+    ) -> None:
+        connection.run(self(connection, raw_path, query, headers, _nothing_to_receive))
+
+    def _quick(
+        self, raw_path: bytes, query: bytes, headers: Mapping[bytes, bytes], connection: ClientConnection
+    ) -> None:
+        """Serve a plain call as `__call__` does, without a task: one is a quarter of what is left of a call here."""
+        dispatcher = self._dispatcher
+        invocation_id = dispatcher.random.uuid()
+        try:
+            target = self._target(raw_path, query)
+            function = dispatcher.known_function(target.key)
+            route = None if function is None else function.routes.get(target.version)
+            if function is None or route is None:
+                self._slow(raw_path, query, headers, connection)
+                return
+            body = connection.whole_body() or b""
+            if self._access is not None and needs_credential(function.entry):
+                sent = sigv4.Request("POST", raw_path, query, headers)
+                self._admitted(self._access, self._access.present(headers), sent, body, target)
+            invocation_id = function.id_prefix + invocation_id[ID_PREFIX_BYTES:]
+            answer = QuickAnswer(dispatcher, connection)
+            answer.call = dispatcher.start(
+                function, route, checked_json(function, body), invocation_id=invocation_id,
+                qualified=target.qualified, connection=connection, settlement=answer,
+            )  # fmt: skip
+        except Refusal as refusal:
+            connection.answer(*answered(*refused(refusal, invocation_id), invocation_id))
 
     async def _function(self, target: Target) -> Function:
         """A function that is not in the table here, asked for. Raises Refusal."""
@@ -210,7 +251,7 @@ class InvokeHandler:
             refusal = admission.state_refusal(function.entry)
             if refusal is not None:
                 raise function.counted(refusal)
-            return _STATUS_DRY_RUN, invocation_id
+            return STATUS_DRY_RUN, invocation_id
         accepted_id = await self._dispatcher.accept_async(
             function,
             route,
@@ -221,7 +262,7 @@ class InvokeHandler:
             options=request.options,
             once=once,
         )
-        return _STATUS_ACCEPTED, accepted_id
+        return STATUS_ACCEPTED, accepted_id
 
     def _target(self, raw_path: bytes, query: bytes) -> Target:
         """Whom a path is for; clients call few names often, so the answer is kept. Raises Refusal."""
@@ -271,6 +312,10 @@ class InvokeHandler:
         return body
 
 
+async def _nothing_to_receive() -> Message:
+    raise AssertionError("a request that was known by its head is there as a whole")
+
+
 def once_of(request: Request, target: Target, payload: bytes, caller: str) -> Once:
     """What makes an Invoke with an idempotency key run once: a repeat has the same type, version and payload.
 
@@ -287,28 +332,6 @@ def checked_json(function: Function, payload: bytes) -> bytes:
         refusal = lambda_errors.invalid_content(f"Could not parse request body into json: {problem}")
         raise function.counted(refusal)
     return payload or EMPTY_EVENT
-
-
-def reply_head(reply: Reply, *, log_tail: bool) -> bytes:
-    """The header lines of a call that an instance answered."""
-    if reply.error_kind == frames.ERROR_NONE and not log_tail and reply.version_run == LATEST:
-        return _PLAIN_HEAD
-    headers = [CONTENT_TYPE, (b"x-amz-executed-version", reply.version_run.encode())]
-    if reply.error_kind != frames.ERROR_NONE:
-        headers.append(_FUNCTION_ERROR)
-    if log_tail:
-        headers.append((b"x-amz-log-result", base64.b64encode(reply.log_tail[-limits.LOG_TAIL_MAX_BYTES :])))
-    return header_lines(headers)
-
-
-def header_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Headers as they go out."""
-    return b"".join([b"%b: %b\r\n" % header for header in headers])
-
-
-_PLAIN_HEAD = header_lines([CONTENT_TYPE, (b"x-amz-executed-version", LATEST.encode())])
-_REPLAYED_LINE = header_lines([REPLAYED])
-_FAILED_HEAD = header_lines([CONTENT_TYPE, _FUNCTION_ERROR])
 
 
 def parse_target(namespace: str, segment: bytes, query: bytes, region: str, account: str) -> Target:

@@ -5,8 +5,8 @@ parse them, and to make of them what ASGI wants, costs more than all the rest th
 bytes at the same place, the beginning of a request, mean the same; whatever differs in one byte is parsed.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from forebay_gateway.connection import ClientConnection
@@ -19,7 +19,8 @@ _NEVER_TWICE = frozenset({b"x-amz-date", b"x-amzn-trace-id", b"traceparent", b"i
 _SPECIAL = frozenset({b"connection", b"transfer-encoding", b"expect", b"upgrade"})
 """Headers that say something about the connection or the body's form, which the server looks at."""
 
-Serve = Callable[["ClientConnection"], Coroutine[Any, Any, None]]
+Serve = Callable[["ClientConnection"], None]
+"""Begins to serve a request whose body is there (`whole_body`); the connection is given the answer later."""
 
 
 class KnownHead(NamedTuple):

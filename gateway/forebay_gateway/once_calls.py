@@ -59,7 +59,7 @@ class OnceCall(SyncCall):
         due_s: float,
         retention_s: int,
     ) -> None:
-        super().__init__(dispatcher, function, dispatcher.random.take(), invocation_id)
+        super().__init__(dispatcher, function, dispatcher.random.take(), invocation_id, dispatcher.loop.create_future())
         self.stream = route.sync_key
         self.once_key = function.keys.once(once.key).encode()
         self.first_id = b""

@@ -6,7 +6,7 @@ a claim is fetched and deleted.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 
@@ -50,6 +50,19 @@ class Reply:
         self.first_id = b""
 
 
+class Settlement(Protocol):
+    """Whom a call tells what it came to, once: a future, or what answers its client at once."""
+
+    def done(self) -> bool:
+        """Whether it has been told."""
+
+    def set_result(self, result: Reply, /) -> None:
+        """The call was answered."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """The call was not."""
+
+
 class Waiting:
     """A call that waits for its reply: the future to settle, and what has come of a reply of several frames.
 
@@ -58,7 +71,7 @@ class Waiting:
 
     __slots__ = ("base", "future", "next_sequence", "parts", "size", "token")
 
-    def __init__(self, token: bytes, base: bytes, future: asyncio.Future[Reply]) -> None:
+    def __init__(self, token: bytes, base: bytes, future: Settlement) -> None:
         self.token = token
         self.base = base
         self.future = future

@@ -98,6 +98,7 @@ async def serve(config: GatewayConfig, listening: Mapping[socket.socket, frozens
     async with asyncio.TaskGroup() as group:
         running = group.create_task(core.run())
         await server.serve(sockets=list(listening))
+        core.dispatcher.stop()
         cancelled = server.server_state.tasks
         if cancelled:
             await asyncio.wait(cancelled, timeout=CANCELLED_S)

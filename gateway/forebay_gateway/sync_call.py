@@ -11,7 +11,7 @@ from forebay_gateway.identifiers import uuid_text
 from forebay_gateway.lambda_errors import ClientLeft
 from forebay_gateway.redis_faults import AWAY, MAY_RUN, words_of
 from forebay_gateway.redis_link import NotConnected, RedisUnavailable
-from forebay_gateway.replies import Waiting
+from forebay_gateway.replies import Settlement, Waiting
 from forebay_gateway.table import Function
 
 if TYPE_CHECKING:
@@ -37,13 +37,16 @@ class SyncCall(Waiting):
     """A call that is written into the queue once.
 
     `entry_id` is its place in the stream once Redis has told it. `over`: nobody waits any more, so the entry is to
-    be taken back as soon as its place is known. `body_error`: why Redis did not take its large payload. `queued`: it
+    be taken back as soon as its place is known. `connection` is its client's, when that is to be heard of; `accepted_s`
+    the loop's time at which it was admitted. `body_error`: why Redis did not take its large payload. `queued`: it
     counts as one of the queue's, 1 or 0.
     """
 
     __slots__ = (
+        "accepted_s",
         "body_error",
         "body_key",
+        "connection",
         "dispatcher",
         "entry_id",
         "function",
@@ -55,8 +58,12 @@ class SyncCall(Waiting):
         "stream",
     )
 
-    def __init__(self, dispatcher: "Dispatcher", function: Function, token: bytes, invocation_id: bytes) -> None:
-        super().__init__(token, function.base, dispatcher.loop.create_future())
+    def __init__(
+        self, dispatcher: "Dispatcher", function: Function, token: bytes, invocation_id: bytes, future: Settlement
+    ) -> None:
+        super().__init__(token, function.base, future)
+        self.accepted_s = 0.0
+        self.connection: Connection | None = None
         self.dispatcher = dispatcher
         self.function = function
         self.invocation_id = invocation_id
@@ -77,7 +84,7 @@ class SyncCall(Waiting):
         """The keys of `cancel`: the stream, and what goes with the call."""
         return [key for key in (self.stream, self.body_key, self.once_key) if key]
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Settle the call with an error unless it is settled."""
         if not self.future.done():
             self.future.set_exception(error)

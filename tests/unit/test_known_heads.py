@@ -1,16 +1,15 @@
 """Which requests are known by their heads, and which are parsed."""
 
-from typing import Any
-
 import pytest
 
+from forebay_gateway.connection import ClientConnection
 from forebay_gateway.known_heads import HEADS_MAX, KnownHeads
 
 HEAD = b"POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\n"
 HEADERS = {b"host": b"localhost", b"content-length": b"3"}
 
 
-async def serve(_connection: Any) -> None:
+def serve(_connection: ClientConnection) -> None:
     """Never called here."""
 
 
