@@ -65,6 +65,15 @@ def result_frame(payload: bytes, error_kind: int, flags: int, duration_us: int, 
     return b"".join((HEADER.pack(VERSION, kind, error_kind, flags, 0, _NO_TOKEN, *took), version, _INLINE, payload))
 
 
+def reply_frame(
+    token: bytes, payload: bytes, error_kind: int, flags: int, duration_us: int, init_us: int, version: bytes
+) -> bytes:
+    """A whole reply with its payload, as `ReplyFrame` encodes it; `version`: `version_field` of the one that ran."""
+    kind = KIND_ERROR if error_kind else KIND_WHOLE
+    took = (min(duration_us, 0xFFFFFFFF), min(init_us, 0xFFFFFFFF))
+    return b"".join((HEADER.pack(VERSION, kind, error_kind, flags, 0, token, *took), version, _INLINE, payload))
+
+
 def kept_frame(frame: "ReplyFrame", data: bytes) -> bytes:
     """A reply as it is kept for repetitions of its call; `data`: the frame as the call's own caller gets it.
 

@@ -64,6 +64,7 @@ class Handlers:
         self._console = console
         self._owner = owner
         self._supervisor: Peer | None = None
+        self._arn = settings.arn.encode()
         self._kill_confirm_s = KILL_CONFIRM_IN_POD_S if settings.in_pod else KILL_CONFIRM_S
         self._code_ready = False
         self._closing = False
@@ -366,7 +367,7 @@ class Handlers:
         record = call.record
         now_s = time()
         deadline_ms = int(now_s * 1000) + record.timeout_ms
-        arn = (record.arn or self._settings.arn).encode()
+        arn = record.arn.encode() if record.arn else self._arn
         trace_id = call.trace_id(now_s)
         payload = record.payload or b""
         if len(slot.calls) == 1:

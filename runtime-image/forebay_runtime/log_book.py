@@ -35,13 +35,19 @@ class LogBook:
         self._urgent = False
         self._who = f'","function":{quote(function)},"instance":{quote(instance)},"invocation_id":"'
         self._lines: list[str] = []
+        self._start = ""
+        self._stamped_at = -1.0
         self._bytes = 0
         self._lost = 0
         self._sink = StandardOutput(loop) if path == STANDARD_OUTPUT else LogFile(path)
 
     def line(self, message: str, invocation_id: str = "", *, may_wait: bool = False) -> None:
         """One line, in the name of a call when there is one; with `may_wait` for the next line, but not for long."""
-        line = f'{{"time":"{iso_time(time.time())}{self._who}{invocation_id}","message":{quote(message)}}}\n'
+        # Lines of one turn are of one moment: the clock is read once for them.
+        if self._stamped_at != self._loop.now:
+            self._stamped_at = self._loop.now
+            self._start = f'{{"time":"{iso_time(time.time())}{self._who}'
+        line = f'{self._start}{invocation_id}","message":{quote(message)}}}\n'
         self._lines.append(line)
         self._bytes += len(line)
         if not may_wait or self._bytes > _BUFFER_MAX_BYTES:

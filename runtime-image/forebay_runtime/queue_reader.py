@@ -14,7 +14,7 @@ from hiredis import ReplyError
 from forebay_common.frames import ERROR_EXPIRED, ERROR_REFUSED
 from forebay_common.keys import GROUP, FunctionKeys
 from forebay_common.limits import BLOCK_MS, HEARTBEAT_TTL_S
-from forebay_common.record import Invocation
+from forebay_common.record_reader import RecordReader
 from forebay_common.tlv import CodecError
 from forebay_runtime.finishing import AGE_EXCEEDED, PAYLOAD_GONE
 from forebay_runtime.lean import parse_json
@@ -124,6 +124,7 @@ class QueueReader:
         self._prepared: dict[tuple[str, int, int], bytes] = {}
         self._order = ReadingOrder()
         self._tokens = b""
+        self._records = RecordReader()
         self._clock_offset_ms: float | None = None
         self._fetching: list[Call] = []
         self._unreadable: list[tuple[int, bytes]] = []
@@ -292,7 +293,7 @@ class QueueReader:
             self._owner.forget(kind, entry_id)
             return None
         try:
-            record = Invocation.decode(fields[1])
+            record = self._records.read(fields[1])
         except CodecError as error:
             self._hold_unreadable(kind, entry_id, error)
             return None

@@ -16,6 +16,7 @@ from forebay_common.queue import VersionQueue
 from forebay_common.redis_client import command
 from support.event_rig import Events, error_of
 from support.management import HELLO, Management, management
+from support.waiting import wait_until_async
 
 pytestmark = pytest.mark.usefixtures("no_leaked_keys")
 
@@ -88,8 +89,19 @@ async def test_pages_follow_each_other(http: httpx.AsyncClient, events: Events) 
     assert after == ""
 
 
+async def now_ms(redis: Redis) -> int:
+    seconds, microseconds = await command(redis, "TIME")
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
 async def test_filters_choose_by_reason_and_time(http: httpx.AsyncClient, events: Events) -> None:
     await events.die()
+    first_ms = await now_ms(events.redis)
+
+    async def is_later() -> bool:
+        return await now_ms(events.redis) > first_ms
+
+    await wait_until_async(is_later, "the second one dies in another millisecond", every_s=0.001)
     aged = await events.die(reason="EventAgeExceeded")
     found, _ = await listed(http, reason="EventAgeExceeded")
     assert [letter["invocation_id"] for letter in found] == [aged]

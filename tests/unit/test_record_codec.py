@@ -1,4 +1,5 @@
 import string
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from forebay_common import frames, record, tlv
 from forebay_common.frames import ReplyFrame
 from forebay_common.names import REFERENCE_MAX_CHARS, function_arn, id_prefix, parse_reference
 from forebay_common.record import FIRST_ACCEPTED_OFFSET, HEADER, INVOCATION_ID_OFFSET, WAIT_OFFSET, Invocation
+from forebay_common.record_reader import RecordReader
 from forebay_common.tlv import CodecError
 
 U32 = st.integers(0, 2**32 - 1)
@@ -39,6 +41,20 @@ invocations = st.builds(
     group_hash=st.one_of(st.just(b""), TOKEN),
     optional=st.dictionaries(st.integers(tlv.OPTIONAL, 0xFF), st.binary(max_size=32), max_size=3),
 )
+# Of few gateways and versions, as in a queue.
+plain_invocations = st.builds(
+    Invocation,
+    kind=st.sampled_from((record.KIND_SYNC, record.KIND_ASYNC)),
+    invocation_id=TOKEN,
+    wait_ms=U32,
+    timeout_ms=U32,
+    payload=st.sampled_from((b"", b"{}", b"\x00", b"\x03\x00\x01a\x00")),
+    version=st.sampled_from(("$LATEST", "1")),
+    reply_token=st.sampled_from((b"", bytes(16), bytes(range(16)))),
+    reply_address=st.sampled_from(("", "reply:a", "reply:b\x00")),
+    arn=st.sampled_from(("", "arn:a")),
+    optional=st.sampled_from(({}, {}, {record.TAG_TRACE_ID: b"Root=1"})),
+)
 reply_frames = st.builds(
     ReplyFrame,
     token=TOKEN,
@@ -57,6 +73,22 @@ reply_frames = st.builds(
 @given(invocations)
 def test_a_record_comes_back_as_it_was(invocation: Invocation) -> None:
     assert fields_of(Invocation.decode(invocation.encode())) == fields_of(invocation)
+
+
+@given(st.lists(st.tuples(plain_invocations, st.sampled_from((b"", b"\x00", b"\x02\x00\x10"))), max_size=20))
+def test_records_read_one_after_the_other_are_what_each_is_alone(found: list[tuple[Invocation, bytes]]) -> None:
+    reader = RecordReader()
+    for invocation, ending in found:
+        data = invocation.encode()
+        for changed in (data, data + ending, data[: len(data) - len(invocation.payload or b"") - 1] + ending):
+            assert outcome(reader.read, changed) == outcome(Invocation.decode, changed)
+
+
+def outcome(read: Callable[[bytes], Invocation], data: bytes) -> object:
+    try:
+        return fields_of(read(data))
+    except CodecError as error:
+        return str(error)
 
 
 @given(reply_frames)

@@ -352,9 +352,15 @@ async def test_a_process_that_redis_does_not_know_makes_no_calls(
     process = GatewayProcess(tmp_path, server.settings | login, "tg")
     function = await deploy(process, admin, "f")
     try:
-        process.start()
+        process.start(ready=False)
         async with process.client() as client, function.served(echo):
-            refused(await client.post(function.path, content=b"1"), "does not let this gateway do it")
+
+            async def told() -> bool:
+                answer = await client.post(function.path, content=b"1")
+                return answer.status_code == 503 and "does not let this gateway do it" in answer.text
+
+            await wait_until_async(told, "calls are refused")
+            assert (await client.get("/readyz")).status_code == 503
             assert (await client.post(function.path, headers=EVENT)).status_code == 202
             await command(admin, "ACL", "SETUSER", "nearly", "+sadd")
 
