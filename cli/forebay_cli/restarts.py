@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 FIRST_DELAY_S = 0.1
-DELAY_MAX_S = 10.0
+DELAY_MAX_S = 2.0
+"""Not more: a part that cannot start since another one is away must be back soon after it, and callers wait."""
 STABLE_S = 30.0
 """A process that lived this long starts its count anew."""
 
