@@ -16,7 +16,7 @@ class InvocationOutput(BaseModel):
     function: str
     status: Status = Field(description="delayed: it waits for a retry, or for the time it was sent for")
     attempts: int = Field(description="Starts so far")
-    accepted_at: str
+    accepted_at: str = Field(description="Of an event that was sent for later, the time it was sent for")
     ended_at: str | None
     next_attempt_at: str | None = Field(description="While it is delayed")
     duration_ms: float | None = Field(description="How long the last attempt ran")
