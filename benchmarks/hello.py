@@ -1,5 +1,6 @@
-"""The floor: a raw ASGI POST echo on uvicorn, `python -m benchmarks.hello PORT`."""
+"""The floor: a raw ASGI POST echo on uvicorn, `python -m benchmarks.hello PORT`; `/sleep` takes a millisecond."""
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,7 +9,7 @@ import uvicorn
 
 
 async def app(
-    _scope: dict[str, Any],
+    scope: dict[str, Any],
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
@@ -19,6 +20,8 @@ async def app(
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)
+    if scope["path"] == "/sleep":
+        await asyncio.sleep(0.001)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

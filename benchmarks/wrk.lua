@@ -1,11 +1,37 @@
 -- One POST with a small body, as `benchmarks.stage.load` asks for it: wrk … -s wrk.lua URL -- NAME VALUE …
--- (headers in pairs). Prints the figures as one JSON object at the end.
+-- (headers in pairs; `body-bytes` is the size of another body, `random-bytes` that of bodies which all differ).
+-- Prints the figures as one JSON object at the end.
 function init(args)
   wrk.method = 'POST'
   wrk.body = '{"hello": "world"}'
   wrk.headers['Authorization'] = 'benchmark'
   for i = 1, #args, 2 do
-    wrk.headers[args[i]] = args[i + 1]
+    if args[i] == 'body-bytes' then
+      wrk.body = '"' .. string.rep('x', tonumber(args[i + 1]) - 2) .. '"'
+    elseif args[i] == 'random-bytes' then
+      vary(tonumber(args[i + 1]))
+    else
+      wrk.headers[args[i]] = args[i + 1]
+    end
+  end
+end
+
+-- So many requests are made in advance: making each of them anew would take more of the cores than the rest does.
+VARIETY = 10000
+
+function vary(bytes)
+  local requests, at = {}, 0
+  math.randomseed(os.time())
+  request = function()
+    at = at % VARIETY + 1
+    if not requests[at] then
+      local digits = {}
+      for i = 1, bytes - 2 do
+        digits[i] = string.char(math.random(97, 122))
+      end
+      requests[at] = wrk.format(nil, nil, nil, '"' .. table.concat(digits) .. '"')
+    end
+    return requests[at]
   end
 end
 
