@@ -23,7 +23,7 @@ from benchmarks.http_cases import (
     tail,
 )
 from benchmarks.posting import post
-from benchmarks.process_cases import handler_replace
+from benchmarks.process_cases import handler_replace, waiting_callers
 from benchmarks.stage import NO_OP, SMALL_BODY, Stage, Tree, command_of, load, wait_until
 
 ROUNDS = 5
@@ -225,6 +225,7 @@ CASES: dict[str, Callable[[Stage], list[Figure]]] = {
     "async_accept_fsync": async_accept_fsync,
     "drain": drain,
     "handler_replace": handler_replace,
+    "waiting_callers": waiting_callers,
     "cold_start": cold_start,
     "recovery_delay": recovery_delay,
     "delayed_100k": delayed_100k,

@@ -195,7 +195,7 @@ class Stage:
             raise RuntimeError(f"calling {name} gave {status}: {body!r}")
         return body
 
-    def deploy(self, name: str, source: str, scale: dict[str, Any] | None = None) -> None:
+    def deploy(self, name: str, source: str, scale: dict[str, Any] | None = None, timeout_s: int = 3) -> None:
         """Create or update a function of one file."""
         package = io.BytesIO()
         with zipfile.ZipFile(package, "w") as archive:
@@ -203,6 +203,7 @@ class Stage:
         document = {
             "runtime": f"python{sys.version_info.major}.{sys.version_info.minor}",
             "handler": "app.handler",
+            "timeout_s": timeout_s,
             "scale": scale or {},
             "code": {"zip_base64": base64.b64encode(package.getvalue()).decode()},
         }

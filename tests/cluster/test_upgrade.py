@@ -8,7 +8,7 @@ from cluster.test_scaling import none_was_deleted_at_work, target
 from cluster.watching import functions_in, pods_of
 
 RATE = 8
-MAINTENANCE_RATE = 80
+MAINTENANCE_RATE = 110
 CALLS = 10_000
 OVERLOADED_S = 600.0  # where the machine does not keep that pace
 SCALE = {"minInstances": 1, "maxInstances": 4, "idleSeconds": 5}
