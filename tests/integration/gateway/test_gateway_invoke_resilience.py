@@ -260,12 +260,16 @@ class TestItsEnd:
         assert own_gateway.process.wait(10) == 0
         assert "error" not in [json.loads(line)["level"] for line in own_gateway.log.read_text().splitlines()]
 
+    @pytest.mark.parametrize("before", [0, 3], ids=["parsed", "known by its head"])
     async def test_a_call_nobody_takes_does_not_hold_it_up_and_is_taken_back(
-        self, own_redis: Redis, own_gateway: GatewayProcess
+        self, own_redis: Redis, own_gateway: GatewayProcess, before: int
     ) -> None:
         function = await deploy(own_gateway, own_redis, "f")
         own_gateway.start()
         async with own_gateway.client() as client:
+            async with function.served(echo):
+                for _ in range(before):
+                    assert (await client.post(function.path)).status_code == 200
             waiting = asyncio.create_task(client.post(function.path))
             await queued(function, 1)
             started = time.monotonic()
