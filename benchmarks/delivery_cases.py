@@ -36,18 +36,20 @@ def recovery_delay(stage: Stage) -> list[Figure]:
     name = "recovering"
     path = f"/2015-03-31/functions/{name}/invocations"
     stage.deploy(name, _STARTED_AT.format(sleep_s=0.5), {"min_instances": 2, "max_instances": 3})
-    wait_until(lambda: len(_runtimes(stage, name)) >= 2, 60, "starting two instances")
-    worst_ms = []
-    for _ in range(DEATHS):
+    worst_ms: list[float] = []
+    for _ in range(3 * DEATHS):
+        if len(worst_ms) == DEATHS:
+            break
+        # Instances that die again and again are started later and later.
+        wait_until(lambda: len(_runtimes(stage, name)) >= 2, 90, "starting two instances")
         ids = post(stage.port, path, EVENTS_A_DEATH, EVENT)
         wait_until(lambda: stage.status(name)["in_flight"] >= 2, 30, "running events")
         killed_at = time.time()
         os.kill(_runtimes(stage, name)[0], signal.SIGKILL)
         ended = [_ended(stage, one) for one in ids]
         delays_ms = [(each["result"] - killed_at) * 1000 for each in ended if each["attempts"] > 1]
-        if not delays_ms:
-            raise RuntimeError("the instance that was killed ran no event")
-        worst_ms.append(max(delays_ms))
+        # The one that was killed may have had none.
+        worst_ms += [max(delays_ms)] if delays_ms else []
     return [judge("recovery_delay", [max(worst_ms)], "ms", f"<= {LEASE_MS + RECOVERY_MARGIN_MS}")]
 
 
