@@ -1,10 +1,17 @@
 """Ports for servers that a test starts by themselves."""
 
+import os
 import random
 import socket
 
-PORTS = range(10_000, 30_000)
-"""Below those that the kernel gives to outgoing connections, which would come and go until the server listens."""
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+PORTS = range(10_000 + _WORKER, 30_000, _WORKERS)
+"""Below those that the kernel gives to outgoing connections, which would come and go until the server listens.
+
+Each worker of a run has its own: a port is free until its server listens, so two would find the same one free.
+"""
 
 _given: set[int] = set()
 

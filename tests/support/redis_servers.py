@@ -265,24 +265,28 @@ class ClusterServers:
     def servers_of(self, slot: int) -> list[int]:
         """Ports of a slot's primary and replicas, by the word of a server that lives."""
         for server in self.servers:
-            told = server.ask("CLUSTER", "NODES") if server.runs else b""
-            nodes = [line.split() for line in told.partition(b"\r\n")[2].decode().splitlines() if line]
+            nodes = _nodes_seen_by(server) if server.runs else []
             for fields in nodes:
-                if "master" in fields[2] and any(_has(slots, slot) for slots in fields[8:]):
+                if _is_owner(fields, slot):
                     members = [fields, *(other for other in nodes if other[3] == fields[0])]
                     return [int(member[1].partition("@")[0].rpartition(":")[2]) for member in members]
         raise AssertionError(f"nobody has slot {slot}")
 
     def move_slot(self, slot: int, source: TcpServer, target: TcpServer) -> None:
-        """Move a slot with its keys from one primary to another, as `valkey-cli --cluster reshard` does."""
-        target.ask("CLUSTER", "SETSLOT", str(slot), "IMPORTING", node_id(source))
-        source.ask("CLUSTER", "SETSLOT", str(slot), "MIGRATING", node_id(target))
+        """Move a slot with its keys from one primary to another, as `valkey-cli --cluster reshard` does.
+
+        Returns once each server knows of it and of the epoch it happened in: until then one that hears the old owner's
+        word late takes it for the owner once more, and the next move would begin at the wrong node.
+        """
+        assert target.ask("CLUSTER", "SETSLOT", str(slot), "IMPORTING", node_id(source)) == b"+OK\r\n"
+        assert source.ask("CLUSTER", "SETSLOT", str(slot), "MIGRATING", node_id(target)) == b"+OK\r\n"
         while keys := lines_of(source.ask("CLUSTER", "GETKEYSINSLOT", str(slot), "10")):
             address = ("127.0.0.1", str(target.port), '""', "0", "5000", "AUTH", self.password)
             answer = source.ask("MIGRATE", *address, "KEYS", *keys)
             assert answer.startswith((b"+OK", b"+NOKEY")), answer
         for server in (target, source, *self.primaries):
-            server.ask("CLUSTER", "SETSLOT", str(slot), "NODE", node_id(target))
+            assert server.ask("CLUSTER", "SETSLOT", str(slot), "NODE", node_id(target)) == b"+OK\r\n"
+        wait_until(lambda: len({_ownership(server, slot) for server in self.servers}) == 1, "all know of the move", 30)
 
     def close(self) -> None:
         """End all."""
@@ -308,6 +312,21 @@ def node_id(server: TcpServer) -> str:
 def lines_of(answer: bytes) -> list[str]:
     """The bulk strings of an answer of one level; none of them may begin like a length."""
     return [line.decode() for line in answer.split(b"\r\n") if line and not line.startswith((b"*", b"$"))]
+
+
+def _nodes_seen_by(server: TcpServer) -> list[list[str]]:
+    """A server's view of its Cluster: for each node the fields of its line."""
+    told = server.ask("CLUSTER", "NODES").partition(b"\r\n")[2]
+    return [line.split() for line in told.decode().splitlines() if line]
+
+
+def _is_owner(fields: list[str], slot: int) -> bool:
+    return "master" in fields[2] and any(_has(slots, slot) for slots in fields[8:])
+
+
+def _ownership(server: TcpServer, slot: int) -> tuple[str, ...]:
+    """Who has a slot, and since which epoch, by a server's word."""
+    return tuple(f"{fields[0]} {fields[6]}" for fields in _nodes_seen_by(server) if _is_owner(fields, slot))
 
 
 def _has(slots: str, slot: int) -> bool:
