@@ -96,7 +96,13 @@ class Entry:
             connection, query = scope["state"]["connection"], scope["query_string"]
             await self._invoke(connection, raw_path, query, sigv4.joined(scope["headers"]), receive)
         elif area is Area.FUNCTION:
-            await self._functions(scope, receive, send, caller, scope["state"]["connection"])
+            connection = scope["state"]["connection"]
+            if scope["http_version"] == "1.1":
+                headers = dict(scope["headers"])
+                serve = self._functions.known(scope, headers)
+                if serve is not None:
+                    connection.learn(headers, serve)
+            await self._functions(scope, receive, send, caller, connection)
         elif area is Area.OPEN or area is Area.CONTROLLER_METRICS:
             await self._process(scope, receive, send, served)
         else:

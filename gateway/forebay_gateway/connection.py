@@ -8,14 +8,14 @@ A request whose head is known (`known_heads.py`) has no cycle at all; `_known_bo
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from forebay_common import logs
-from forebay_gateway.known_heads import KnownHead, KnownHeads, Serve
+from forebay_gateway.known_heads import Headers, KnownHead, KnownHeads, Serve
 
 if TYPE_CHECKING:
     from forebay_gateway.sync_call import SyncCall
@@ -97,8 +97,7 @@ class ClientConnection(HttpToolsProtocol):
         self._whole = b""
         if self._between and (self.cycle is None or self.cycle.response_complete) and not self.config.leaving.begun:
             found = self._heads.match(data)
-            if found is not None:
-                self._serve(*found)
+            if found is not None and self._serve(*found):
                 return
             if len(data) <= _LEARNT_MAX_BYTES:
                 self._whole = data
@@ -123,7 +122,7 @@ class ClientConnection(HttpToolsProtocol):
         self._between = True
         super().on_message_complete()
 
-    def learn(self, headers: Mapping[bytes, bytes], serve: Serve) -> None:
+    def learn(self, headers: Headers, serve: Serve) -> None:
         """The request that is being answered: requests that begin like it may be given to `serve` at once."""
         whole, self._whole = self._whole, b""
         if whole:
@@ -175,12 +174,16 @@ class ClientConnection(HttpToolsProtocol):
             self._closes = True
             self.answer(500, _FAILED % len(_FAILED_BODY), _FAILED_BODY)
 
-    def _serve(self, known: KnownHead, body: bytes) -> None:
+    def _serve(self, known: KnownHead, body: bytes) -> bool:
         self._known_body = body
         try:
-            known.serve(self)
+            served = known.serve(self, known.headers)
         except Exception:  # noqa: BLE001 - a mistake of ours
             self.fail()
+            return True
+        if not served:
+            self._known_body = None
+        return served
 
     async def _run(self, serving: Coroutine[Any, Any, None]) -> None:
         try:

@@ -1,35 +1,30 @@
 """`/fn/NAME/any/path`: a function as an HTTP application, called with any method."""
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
-from urllib.parse import unquote
 
 from starlette.types import Receive, Scope, Send
 
-from forebay_common import frames, record, sigv4
-from forebay_common.names import ID_PREFIX_BYTES, LATEST, parse_reference
+from forebay_common import record, sigv4
+from forebay_common.names import ID_PREFIX_BYTES, LATEST
 from forebay_common.tlv import pack_field
 from forebay_gateway import lambda_errors
 from forebay_gateway.access import Access, needs_credential
 from forebay_gateway.admission import EVENT, REQUEST_RESPONSE, payload_limit, size_refusal
-from forebay_gateway.areas import split_namespace
 from forebay_gateway.call_options import PLAIN, CallOptions, Once, fingerprint, key_among, read_options
+from forebay_gateway.fn_answer import answer_of, cors_headers, refused, with_id
+from forebay_gateway.fn_known import SPECIAL, KnownRequests
+from forebay_gateway.fn_target import Target, target_of
 from forebay_gateway.guard import Caller, Guard, GuardRefusal
-from forebay_gateway.http_event import Headers, HttpRequest, event_bytes
-from forebay_gateway.http_response import (
-    JSON_TYPE,
-    HttpAnswer,
-    answer_of_result,
-    internal_server_error,
-    message,
-    send_answer,
-)
-from forebay_gateway.identifiers import RandomSource, uuid_text
+from forebay_gateway.http_event import EventHead, Headers, HttpRequest
+from forebay_gateway.http_response import JSON_TYPE, HttpAnswer, message, send_answer
+from forebay_gateway.identifiers import uuid_text
 from forebay_gateway.invoke import TRACE_ID_MAX_BYTES, read_wait_ms
+from forebay_gateway.known_heads import Serve
 from forebay_gateway.lambda_errors import REPLAYED, ClientLeft, Refusal
+from forebay_gateway.quick_answer import PlainCalls
 from forebay_gateway.replies import Reply
 from forebay_gateway.request_body import BodyReader, declared_length
 from forebay_gateway.sync_call import Connection
@@ -38,17 +33,10 @@ from forebay_gateway.table import Function, Route
 PREFLIGHT_MAX_AGE_S = 600
 
 _NO_NAME = "No function is named: the path is /fn/NAME and what the function shall see of it."
-_PATH = re.compile(rb"/fn/(?P<name>[^/]+)(?P<rest>/.*)?", re.DOTALL)
 
 
-class Calls(Protocol):
+class Calls(PlainCalls, Protocol):
     """What is needed of the dispatcher (`dispatch.Dispatcher`)."""
-
-    random: RandomSource
-
-    def known_function(self, key: str) -> Function | None:
-        """A function by `NAMESPACE/NAME`, if it is known here."""
-        ...
 
     async def function(self, key: str) -> Function | None:
         """A function by `NAMESPACE/NAME`. Raises Refusal when that cannot be found out."""
@@ -86,19 +74,6 @@ class Calls(Protocol):
         ...
 
 
-class Target(NamedTuple):
-    """What a path names: `prefix` is `/fn/NAME` as sent, `rest` the path below it ("" or from its slash on).
-
-    `namespace` "" is the default one; `prefix` starts with `/ns/NAMESPACE` when the path does.
-    """
-
-    namespace: str
-    name: str
-    qualifier: str
-    prefix: str
-    rest: str
-
-
 class Options(NamedTuple):
     """What a request's headers ask of the platform; `extras` are packed fields of the record, `wait_ms` 0 is none.
 
@@ -126,20 +101,6 @@ class AdmittedRequest(NamedTuple):
     caller: str
 
 
-def target_of(raw_path: bytes) -> Target | None:
-    """Read a path as it was sent; None when it names no function."""
-    namespace, path = split_namespace(raw_path)
-    match = _PATH.fullmatch(path)
-    if match is None:
-        return None
-    segment = match["name"].decode("latin-1")
-    reference = parse_reference(unquote(segment))
-    if reference is None or reference.region or reference.account:
-        return None
-    prefix = f"/ns/{namespace}/fn/{segment}" if namespace else f"/fn/{segment}"
-    return Target(namespace, reference.name, reference.qualifier, prefix, (match["rest"] or b"").decode("latin-1"))
-
-
 def prefers_async(headers: Headers) -> bool:
     """Whether the client asks for `respond-async` (RFC 7240)."""
     return any(
@@ -148,16 +109,6 @@ def prefers_async(headers: Headers) -> bool:
         if name == b"prefer"
         for preference in value.split(b",")
     )
-
-
-def cors_headers(origin: bytes | None, allowed_origins: list[str]) -> Headers:
-    """What tells a page of `origin` (None: no page, or our own) that it may read the answer; the guard let it in."""
-    if not allowed_origins:
-        return []
-    if "*" in allowed_origins:
-        return [] if origin is None else [(b"access-control-allow-origin", b"*")]
-    vary = (b"vary", b"Origin")
-    return [vary] if origin is None else [(b"access-control-allow-origin", origin), vary]
 
 
 def preflight_headers(headers: Headers) -> Headers | None:
@@ -212,7 +163,7 @@ class FunctionRoute:
         try:
             function = None if target is None else await self._function(target, known_only=self._access is not None)
         except Refusal as refusal:
-            await self._send(scope, send, _refused(refusal), [], invocation_id)
+            await self._send(scope, send, refused(refusal), [], invocation_id)
             return
         allowed = [] if function is None else function.entry.allowed_origins
         foreign = self._guard.check_site(caller, tuple(allowed))
@@ -239,10 +190,26 @@ class FunctionRoute:
                     invocation_id = first_id
                     answer = answer._replace(headers=[*answer.headers, REPLAYED])
         except Refusal as refusal:
-            answer = _refused(refusal)
+            answer = refused(refusal)
         except ClientLeft:
             return
         await self._send(scope, send, answer, cors, invocation_id)
+
+    def known(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Serve | None:
+        """What serves further requests with the head of one that the guard's Host rule has let in; None: this does."""
+        target = target_of(scope["raw_path"])
+        if target is None or not SPECIAL.isdisjoint(headers):
+            return None
+        return KnownRequests(
+            self._calls,
+            self._access,
+            target,
+            f"{target.namespace or self._namespace}/{target.name}",
+            method=scope["method"],
+            raw_path=scope["raw_path"],
+            query=scope["query_string"],
+            server_port=(scope["server"][1] or 0) if scope["server"] else 0,
+        )
 
     async def _function(self, target: Target, *, known_only: bool) -> Function | None:
         """The function of a path. `known_only`: who has shown no credential makes nobody look it up in Redis."""
@@ -282,13 +249,9 @@ class FunctionRoute:
         Raises Refusal or ClientLeft.
         """
         function, route, options = request.function, request.route, request.options
-        event = event_bytes(
-            _request(scope, target, request.body, request.secret),
-            function=function.entry.name,
-            account=function.entry.arn.split(":")[4],
-            request_id=uuid_text(invocation_id),
-            now_s=time.time(),
-        )
+        sent, account = _request(scope, target, request.secret), function.entry.arn.split(":")[4]
+        head = EventHead(sent, function=function.entry.name, account=account)
+        event = head.event(request.body, uuid_text(invocation_id), time.time())
         once = once_of(scope, target, request) if options.delivery.key else None
         qualified = bool(target.qualifier)
         if options.run_async:
@@ -314,7 +277,7 @@ class FunctionRoute:
             once=once,
             connection=connection,
         )
-        return _answer_of(reply), reply.first_id or invocation_id
+        return answer_of(reply), reply.first_id or invocation_id
 
     async def _admitted(
         self,
@@ -349,12 +312,7 @@ class FunctionRoute:
         return await self._bodies.read(receive, payload_limit(invocation_type))
 
     async def _send(self, scope: Scope, send: Send, answer: HttpAnswer, cors: Headers, invocation_id: bytes) -> None:
-        """Send an answer with the invocation's id; where the platform speaks CORS, the handler does not."""
-        headers = answer.headers
-        if cors:
-            headers = [header for header in headers if header[0] != b"access-control-allow-origin"]
-        headers = [*headers, *cors, (b"x-amzn-requestid", uuid_text(invocation_id).encode())]
-        await send_answer(send, answer._replace(headers=headers), scope["method"])
+        await send_answer(send, with_id(answer, cors, invocation_id), scope["method"])
 
 
 def once_of(scope: Scope, target: Target, request: AdmittedRequest) -> Once:
@@ -385,15 +343,7 @@ def _options(listed: Headers, headers: Mapping[bytes, bytes]) -> Options:
     )
 
 
-def _answer_of(reply: Reply) -> HttpAnswer:
-    """What the client gets of a call's reply."""
-    if reply.error_kind == frames.ERROR_NONE:
-        return answer_of_result(reply.payload)
-    failed = internal_server_error()
-    return failed._replace(headers=[*failed.headers, (b"x-amz-function-error", b"Unhandled")])
-
-
-def _request(scope: Scope, target: Target, body: bytes, secret: frozenset[bytes]) -> HttpRequest:
+def _request(scope: Scope, target: Target, secret: frozenset[bytes]) -> HttpRequest:
     """The request as its function may see it: without the headers in `secret`."""
     client, server = scope.get("client"), scope.get("server")
     return HttpRequest(
@@ -406,15 +356,9 @@ def _request(scope: Scope, target: Target, body: bytes, secret: frozenset[bytes]
         headers=[header for header in scope["headers"] if header[0] not in secret],
         client_ip=client[0] if client else "",
         server_port=(server[1] or 0) if server else 0,
-        body=body,
     )
 
 
 def _accepted(invocation_id: bytes) -> HttpAnswer:
     document = json.dumps({"invocationId": uuid_text(invocation_id)}).encode()
     return HttpAnswer(202, [JSON_TYPE, (b"preference-applied", b"respond-async")], document)
-
-
-def _refused(refusal: Refusal) -> HttpAnswer:
-    """The platform's answer in place of the function's; 0 means no `Retry-After`."""
-    return message(refusal.status, refusal.message, retry_after_s=refusal.retry_after_s or None)

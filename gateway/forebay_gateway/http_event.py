@@ -52,47 +52,60 @@ class HttpRequest(NamedTuple):
     headers: Headers
     client_ip: str
     server_port: int
-    body: bytes
 
 
-def event_bytes(request: HttpRequest, *, function: str, account: str, request_id: str, now_s: float) -> bytes:
-    """The event as JSON. `request_id` is the invocation's id, `now_s` Unix time; never raises for any request."""
-    headers, cookies = _headers(request)
-    host = headers.get("host", "")
-    domain = _domain(host)
-    path = request.raw_path or "/"
-    query = request.query.decode("latin-1")
-    event: dict[str, Any] = {"version": "2.0", "routeKey": "$default", "rawPath": path, "rawQueryString": query}
-    if cookies:
-        event["cookies"] = cookies
-    event["headers"] = headers
-    if query:
-        event["queryStringParameters"] = _query_parameters(query)
-    event["requestContext"] = {
-        "accountId": account,
-        "apiId": function,
-        "domainName": domain,
-        "domainPrefix": domain.split(".", 1)[0],
-        "http": {
-            "method": request.method,
-            "path": path,
-            "protocol": f"HTTP/{request.http_version}",
-            "sourceIp": request.client_ip,
-            "userAgent": headers.get("user-agent", ""),
-        },
-        "requestId": request_id,
-        "routeKey": "$default",
-        "stage": "$default",
-        "time": _log_time(now_s),
-        "timeEpoch": int(now_s * 1000),
-    }
-    text = _body_text(request)
-    if text is not None:
-        event["body"] = text
-    elif request.body:
-        event["body"] = b64encode(request.body).decode()
-    event["isBase64Encoded"] = text is None and bool(request.body)
-    return json.dumps(event, separators=(",", ":")).encode()
+class EventHead:
+    """Makes the events of requests that differ in nothing but their bodies.
+
+    `request` is one of them, whose body does not matter; `function` and `account` are the name and the account of the
+    function that they are for.
+    """
+
+    def __init__(self, request: HttpRequest, *, function: str, account: str) -> None:
+        headers, cookies = _headers(request)
+        domain = _domain(headers.get("host", ""))
+        path = request.raw_path or "/"
+        query = request.query.decode("latin-1")
+        event: dict[str, Any] = {"version": "2.0", "routeKey": "$default", "rawPath": path, "rawQueryString": query}
+        if cookies:
+            event["cookies"] = cookies
+        event["headers"] = headers
+        if query:
+            event["queryStringParameters"] = _query_parameters(query)
+        event["requestContext"] = {
+            "accountId": account,
+            "apiId": function,
+            "domainName": domain,
+            "domainPrefix": domain.split(".", 1)[0],
+            "http": {
+                "method": request.method,
+                "path": path,
+                "protocol": f"HTTP/{request.http_version}",
+                "sourceIp": request.client_ip,
+                "userAgent": headers.get("user-agent", ""),
+            },
+        }
+        self._start = json.dumps(event, separators=(",", ":")).removesuffix("}}")
+        self._is_text = _has_text(request)
+        self._second = -1
+        self._time = ""
+
+    def event(self, body: bytes, request_id: str, now_s: float) -> bytes:
+        """The event of one request as JSON. `request_id` is the invocation's id, `now_s` Unix time."""
+        second = int(now_s)
+        if second != self._second:
+            self._second, self._time = second, _log_time(now_s)
+        text = _text(body) if self._is_text and body else None
+        if text is not None:
+            end = f',"body":{json.dumps(text)},"isBase64Encoded":false}}'
+        elif body:
+            end = f',"body":"{b64encode(body).decode()}","isBase64Encoded":true}}'
+        else:
+            end = ',"isBase64Encoded":false}'
+        return (
+            f'{self._start},"requestId":"{request_id}","routeKey":"$default","stage":"$default",'
+            f'"time":"{self._time}","timeEpoch":{int(now_s * 1000)}}}{end}'
+        ).encode()
 
 
 def connection_headers(headers: Headers) -> frozenset[bytes]:
@@ -133,15 +146,15 @@ def _query_parameters(query: str) -> dict[str, str]:
     return parameters
 
 
-def _body_text(request: HttpRequest) -> str | None:
-    """The body as text, or None when there is none or when it must travel as base64."""
-    if not request.body:
-        return None
+def _has_text(request: HttpRequest) -> bool:
+    """Whether the request's body is of a type that is text, so that it need not travel as base64."""
     content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
-    if _TEXT_TYPE.fullmatch(content_type.split(b";", 1)[0].strip().lower()) is None:
-        return None
+    return _TEXT_TYPE.fullmatch(content_type.split(b";", 1)[0].strip().lower()) is not None
+
+
+def _text(body: bytes) -> str | None:
     try:
-        return request.body.decode()
+        return body.decode()
     except UnicodeDecodeError:
         return None
 

@@ -27,7 +27,7 @@ from forebay_gateway.invoke_answer import (
     STATUS_ACCEPTED,
     STATUS_DRY_RUN,
     STATUS_OK,
-    QuickAnswer,
+    InvokeAnswer,
     answered,
     refused,
     reply_head,
@@ -193,19 +193,20 @@ class InvokeHandler:
         await connection.respond(status, whole_head(status, head, body, invocation_id), body)
 
     def known(self, raw_path: bytes, query: bytes, headers: Mapping[bytes, bytes]) -> Serve:
-        """What serves further requests with the head that says this."""
+        """What serves further requests with the head that says this; such a head always has the same names."""
         if _SPECIAL.isdisjoint(headers):
-            return partial(self._quick, raw_path, query, headers)
-        return partial(self._slow, raw_path, query, headers)
+            return partial(self._quick, raw_path, query)
+        return partial(self._slow, raw_path, query)
 
     def _slow(
-        self, raw_path: bytes, query: bytes, headers: Mapping[bytes, bytes], connection: ClientConnection
-    ) -> None:
+        self, raw_path: bytes, query: bytes, connection: ClientConnection, headers: Mapping[bytes, bytes]
+    ) -> bool:
         connection.run(self(connection, raw_path, query, headers, _nothing_to_receive))
+        return True
 
     def _quick(
-        self, raw_path: bytes, query: bytes, headers: Mapping[bytes, bytes], connection: ClientConnection
-    ) -> None:
+        self, raw_path: bytes, query: bytes, connection: ClientConnection, headers: Mapping[bytes, bytes]
+    ) -> bool:
         """Serve a plain call as `__call__` does, without a task: one is a quarter of what is left of a call here."""
         dispatcher = self._dispatcher
         invocation_id = dispatcher.random.uuid()
@@ -214,20 +215,20 @@ class InvokeHandler:
             function = dispatcher.known_function(target.key)
             route = None if function is None else function.routes.get(target.version)
             if function is None or route is None:
-                self._slow(raw_path, query, headers, connection)
-                return
+                return self._slow(raw_path, query, connection, headers)
             body = connection.whole_body() or b""
             if self._access is not None and needs_credential(function.entry):
                 sent = sigv4.Request("POST", raw_path, query, headers)
                 self._admitted(self._access, self._access.present(headers), sent, body, target)
             invocation_id = function.id_prefix + invocation_id[ID_PREFIX_BYTES:]
-            answer = QuickAnswer(dispatcher, connection)
+            answer = InvokeAnswer(dispatcher, connection)
             answer.call = dispatcher.start(
                 function, route, checked_json(function, body), invocation_id=invocation_id,
                 qualified=target.qualified, connection=connection, settlement=answer,
             )  # fmt: skip
         except Refusal as refusal:
             connection.answer(*answered(*refused(refusal, invocation_id), invocation_id))
+        return True
 
     async def _function(self, target: Target) -> Function:
         """A function that is not in the table here, asked for. Raises Refusal."""

@@ -1,18 +1,13 @@
-"""The answers to an Invoke as they go out: header lines and bodies, and who gives them."""
+"""The answers to an Invoke as they go out: header lines and bodies."""
 
 import base64
-from typing import TYPE_CHECKING
 
 from forebay_common import frames, limits
 from forebay_common.names import LATEST
-from forebay_gateway.connection import ClientConnection
-from forebay_gateway.dispatch import Dispatcher
 from forebay_gateway.identifiers import uuid_text
-from forebay_gateway.lambda_errors import CONTENT_TYPE, REPLAYED, ClientLeft, Refusal
+from forebay_gateway.lambda_errors import CONTENT_TYPE, REPLAYED, Refusal
+from forebay_gateway.quick_answer import Answer, QuickAnswer
 from forebay_gateway.replies import Reply
-
-if TYPE_CHECKING:
-    from forebay_gateway.sync_call import SyncCall
 
 STATUS_OK = 200
 STATUS_ACCEPTED = 202
@@ -20,49 +15,21 @@ STATUS_DRY_RUN = 204
 _FUNCTION_ERROR = (b"x-amz-function-error", b"Unhandled")
 
 
-class QuickAnswer:
-    """In place of a future: whoever settles a call answers its client with that. `call` is set once it waits."""
+class InvokeAnswer(QuickAnswer):
+    """The answer to a plain Invoke."""
 
-    __slots__ = ("_connection", "_dispatcher", "_settled", "call")
+    __slots__ = ()
 
-    def __init__(self, dispatcher: Dispatcher, connection: ClientConnection) -> None:
-        self._dispatcher = dispatcher
-        self._connection = connection
-        self._settled = False
-        self.call: SyncCall | None = None
+    def answer(self, reply: Reply, invocation_id: bytes) -> Answer:
+        """The function's result, or its error."""
+        return answered(STATUS_OK, reply_head(reply, log_tail=False), reply.payload, invocation_id)
 
-    def done(self) -> bool:
-        """Whether the call is settled."""
-        return self._settled
-
-    def set_result(self, result: Reply, /) -> None:
-        """The call was answered."""
-        self._settle(result)
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        """The call was not."""
-        self._settle(exception)
-
-    def _settle(self, settled: Reply | BaseException) -> None:
-        call = self.call
-        assert call is not None
-        # They hold each other: without this only the collector of cycles would free them.
-        self.call = None
-        self._settled = True
-        try:
-            reply = self._dispatcher.outcome(call, settled)
-            parts = STATUS_OK, reply_head(reply, log_tail=False), reply.payload
-        except Refusal as refusal:
-            parts = refused(refusal, call.invocation_id)
-        except ClientLeft:
-            return
-        except Exception:  # noqa: BLE001 - a mistake of ours, which the other calls of this turn have no part in
-            self._connection.fail()
-            return
-        self._connection.answer(*answered(*parts, call.invocation_id))
+    def refusal(self, refusal: Refusal, invocation_id: bytes) -> Answer:
+        """Lambda's error."""
+        return answered(*refused(refusal, invocation_id), invocation_id)
 
 
-def refused(refusal: Refusal, invocation_id: bytes) -> tuple[int, bytes, bytes]:
+def refused(refusal: Refusal, invocation_id: bytes) -> Answer:
     """Status, header lines and body of the answer to a call that was not, or may not have been, run."""
     if refusal.may_run:
         return STATUS_OK, _FAILED_HEAD, refusal.function_error(uuid_text(invocation_id))
@@ -76,7 +43,7 @@ def whole_head(status: int, head: bytes, body: bytes, invocation_id: bytes) -> b
     return b"%bx-amzn-requestid: %b\r\n%b" % (head, request_id, length)
 
 
-def answered(status: int, head: bytes, body: bytes, invocation_id: bytes) -> tuple[int, bytes, bytes]:
+def answered(status: int, head: bytes, body: bytes, invocation_id: bytes) -> Answer:
     """A whole answer."""
     return status, whole_head(status, head, body, invocation_id), body
 

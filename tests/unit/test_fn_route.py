@@ -2,7 +2,9 @@
 
 import pytest
 
-from forebay_gateway.fn_route import Target, cors_headers, prefers_async, preflight_headers, target_of
+from forebay_gateway.fn_answer import cors_headers
+from forebay_gateway.fn_route import prefers_async, preflight_headers
+from forebay_gateway.fn_target import Target, target_of
 
 APP = b"https://app.example"
 ALLOW_APP = (b"access-control-allow-origin", APP)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay_gateway.http_event import Headers, HttpRequest, connection_headers, event_bytes
+from forebay_gateway.http_event import EventHead, Headers, HttpRequest, connection_headers
 
 
 def event(
@@ -29,9 +29,9 @@ def event(
         headers=[(b"host", b"localhost:8480"), *(headers or [])],
         client_ip="127.0.0.1",
         server_port=8480,
-        body=body,
     )
-    document = event_bytes(request, function="hello", account="000000000000", request_id="a-b", now_s=1_583_348_638.25)
+    head = EventHead(request, function="hello", account="000000000000")
+    document = head.event(body, "a-b", 1_583_348_638.25)
     decoded: dict[str, Any] = json.loads(document)
     return decoded
 

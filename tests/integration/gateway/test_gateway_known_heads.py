@@ -2,13 +2,18 @@
 
 import asyncio
 import contextlib
+import json
+import time
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Any
 
 import pytest
 
+from forebay_common.frames import ReplyFrame
+from forebay_common.record import Invocation
 from forebay_common.redis_client import command
-from support.gateway_process import Deployed, GatewayProcess, echo
+from support.gateway_process import Deployed, GatewayProcess, echo, remove
 from support.waiting import wait_until_async
 
 REPEATS = 3
@@ -57,6 +62,27 @@ async def client(gateway: GatewayProcess) -> AsyncIterator[Client]:
 def request(function: Deployed, body: bytes, *headers: str) -> bytes:
     lines = [f"POST {function.path} HTTP/1.1", "host: localhost", "authorization: x", f"content-length: {len(body)}"]
     return "\r\n".join([*lines, *headers, "", ""]).encode() + body
+
+
+def fn_request(function: Deployed, body: bytes, *headers: str, method: str = "POST") -> bytes:
+    lines = [f"{method} /fn/{function.name}/a?b=c HTTP/1.1", "host: localhost", f"content-length: {len(body)}"]
+    return "\r\n".join([*lines, *headers, "", ""]).encode() + body
+
+
+async def events(client: Client, *requests: bytes, pieces: bool) -> list[dict[str, Any]]:
+    """What a handler gets for requests, without what differs each time; in pieces, each of them is parsed."""
+    found = []
+    for whole in requests:
+        client.send(whole[:20] if pieces else whole)
+        if pieces:
+            await client.writer.drain()
+            await asyncio.sleep(0.02)  # so that it is not in the same read
+            client.send(whole[20:])
+        event = json.loads(await client.body())
+        for name in ("requestId", "time", "timeEpoch"):
+            assert event["requestContext"].pop(name)
+        found.append(event)
+    return found
 
 
 async def waits(function: Deployed, calls: int = 1) -> bool:
@@ -161,3 +187,87 @@ async def test_a_client_that_leaves_takes_its_call_back(function: Deployed, clie
     await wait_until_async(partial(waits, function), "the call is in the queue")
     client.writer.close()
     await wait_until_async(partial(waits, function, 0), "the call is taken back")
+
+
+@pytest.mark.parametrize(
+    "bodies",
+    [[b"first", b"other"], [b"\xff\xfe", b"text!"], [b"", b""], ["ä".encode(), b'"\\']],
+    ids=["text", "no text", "nothing", "what JSON escapes"],
+)
+@pytest.mark.parametrize("content_type", ["text/plain", "image/png"])
+async def test_a_handler_gets_the_same_event_of_a_parsed_request(
+    function: Deployed, client: Client, bodies: list[bytes], content_type: str
+) -> None:
+    headers = (f"content-type: {content_type}", "cookie: a=1; b=2", "x-amz-date: 20261126T120000Z")
+    async with function.served(echo):
+        requests = [fn_request(function, body, *headers) for body in bodies]
+        parsed = await events(client, *requests, pieces=True)
+        assert await events(client, *requests, *requests, pieces=False) == parsed * 2
+
+
+async def test_a_handler_sees_what_differs_between_requests(function: Deployed, client: Client) -> None:
+    async with function.served(echo):
+        dates = [f"20261126T12000{second}Z" for second in range(REPEATS)]
+        requests = [fn_request(function, b"x", f"x-amz-date: {date}") for date in dates]
+        assert [event["headers"]["x-amz-date"] for event in await events(client, *requests, pieces=False)] == dates
+
+
+async def test_each_answer_has_an_id_and_the_time_of_its_own(function: Deployed, client: Client) -> None:
+    async with function.served(echo):
+        ids = set()
+        for _ in range(REPEATS):
+            client.send(fn_request(function, b"x"))
+            head, body = await client.answer()
+            context = json.loads(body)["requestContext"]
+            assert f"x-amzn-requestid: {context['requestId']}".encode() in head
+            assert abs(context["timeEpoch"] / 1000 - time.time()) < 60
+            ids.add(context["requestId"])
+        assert len(ids) == REPEATS
+
+
+async def test_a_functions_own_answer_goes_out_as_it_says(function: Deployed, client: Client) -> None:
+    def teapot(record: Invocation) -> list[ReplyFrame]:
+        answer = {"statusCode": 418, "headers": {"X-A": "b"}, "cookies": ["c=d"], "body": "short"}
+        return [ReplyFrame(token=record.reply_token, payload=json.dumps(answer).encode())]
+
+    async with function.served(teapot):
+        for _ in range(REPEATS):
+            client.send(fn_request(function, b"x"))
+            head, body = await client.answer()
+            assert head.startswith(b"HTTP/1.1 418 ")
+            assert b"\r\nx-a: b\r\n" in head
+            assert b"\r\nset-cookie: c=d\r\n" in head
+            assert body == b"short"
+
+
+async def test_allowed_origins_that_come_later_are_told_of(function: Deployed, client: Client) -> None:
+    async with function.served(echo):
+        for allowed in ([], ["https://app.example"]):
+            await function.change(allowed_origins=allowed)
+            client.send(fn_request(function, b"x"))
+            head, _ = await client.answer()
+            assert (b"\r\nvary: Origin\r\n" in head) == bool(allowed)
+
+
+async def test_a_page_is_kept_out_whatever_was_known(function: Deployed, client: Client) -> None:
+    async with function.served(echo):
+        client.send(fn_request(function, b"x"))
+        await client.body()
+        for _ in range(REPEATS):
+            client.send(fn_request(function, b"x", "origin: https://evil.example"))
+            head, _ = await client.answer()
+            assert head.startswith(b"HTTP/1.1 403 ")
+
+
+async def test_a_function_that_is_gone_is_not_found(function: Deployed, client: Client) -> None:
+    async with function.served(echo):
+        client.send(fn_request(function, b"x"))
+        await client.body()
+    await remove(function)
+
+    async def gone() -> bool:
+        client.send(fn_request(function, b"x"))
+        head, _ = await client.answer()
+        return head.startswith(b"HTTP/1.1 404 ")
+
+    await wait_until_async(gone, "it is not found")
