@@ -54,8 +54,9 @@ LEASE_MS = 30_000
 HEARTBEAT_S = 5
 HEARTBEAT_TTL_S = 15
 BLOCK_MS = 5_000
-BATCH_MAX = 16
+BATCH_MAX = 32
 BATCH_HANDLER_MAX_MS = 0.5  # a handler whose moving average is below this may hold a batch
+BATCH_WAIT_MAX_MS = 8.0  # which takes no longer than this
 
 assert HEARTBEAT_TTL_S >= 3 * HEARTBEAT_S
 assert LEASE_MS >= 2 * HEARTBEAT_TTL_S * 1000 - 1

@@ -60,7 +60,7 @@ WAIT_OFFSET = 10
 FIRST_ACCEPTED_OFFSET = 18
 INVOCATION_ID_OFFSET = 26
 
-_ATTEMPT_MAX = 0xFF
+ATTEMPTS_MAX = 0xFF
 _TOKEN_BYTES = 16
 _HASH_BYTES = 16
 
@@ -140,7 +140,7 @@ class Invocation:
                 VERSION,
                 self.kind,
                 self.flags,
-                min(self.attempt, _ATTEMPT_MAX),
+                min(self.attempt, ATTEMPTS_MAX),
                 0,
                 self.revision,
                 self.wait_ms,

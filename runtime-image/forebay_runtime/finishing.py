@@ -20,7 +20,7 @@ from forebay_common.frames import (
 )
 from forebay_common.keys import GROUP
 from forebay_common.limits import CLAIM_CHECK_BYTES, CLAIM_TTL_S
-from forebay_common.record import ONCE_DONE, TAG_IDEMPOTENCY, idempotency
+from forebay_common.record import ATTEMPTS_MAX, FLAG_DESTINATION_SUCCESS, ONCE_DONE, TAG_IDEMPOTENCY, idempotency
 from forebay_runtime.leases import ASYNC, CONTROL, SYNC
 from forebay_runtime.redis_faults import passes
 from forebay_runtime.redis_wire import command
@@ -51,8 +51,8 @@ PAYLOAD_GONE = "PayloadGone"
 INLINE_MAX_BYTES = CLAIM_CHECK_BYTES - 8 * 1024
 UNPUSHED_MAX = 32
 """So many pushes to other nodes may be under way before they count as refused; each is the replies of one turn."""
-_ARGUMENTS = b"*7\r\n"
-"""How the arguments of `finish_async` begin, packed by themselves."""
+_DONE_TOGETHER_MAX = 256
+"""Events that one `finish_done` finishes: as long as it runs, Redis does nothing else."""
 
 
 def after_failure(attempt: int, retry_delays_ms: list[int]) -> tuple[str, int]:
@@ -70,8 +70,8 @@ class _Batch:
     """One write: its bytes, and what its replies confirm.
 
     `confirms`: kind, entry ids, and where the reply is that counts those which were still ours. `scripts`: where the
-    reply to an event's transition is. `sent`: how often it was. `waited`: it was not taken at once. `then`: what comes
-    after it.
+    reply to events' transitions is, a number for each of them. `sent`: how often it was. `waited`: it was not taken at
+    once. `then`: what comes after it.
     """
 
     __slots__ = ("commands", "confirms", "data", "scripts", "sent", "then", "waited")
@@ -86,7 +86,7 @@ class _Batch:
         self.data = data
         self.commands = commands
         self.confirms = confirms
-        self.scripts: list[tuple[int, Call]] = []
+        self.scripts: list[tuple[int, list[Call]]] = []
         self.sent = 0
         self.waited = False
         self.then = then
@@ -138,9 +138,8 @@ class Finisher:
             *(self._streams[ASYNC], keys.delayed(version), keys.dead(version), keys.live(version)),
             *(keys.ended(version), keys.outbox(version), keys.groups(version), self._streams[ASYNC]),
         )
-        head = command(("EVALSHA", scripts.FINISH_ASYNC.sha, len(self._event_keys), *self._event_keys))
-        # Packing a command costs by its words, and most of this one's are the same for nearly every event.
-        self._plain_head = b"*%d\r\n" % (len(self._event_keys) + 10) + head.partition(b"\r\n")[2]
+        # Of `finish_done`.
+        self._done_keys = (self._streams[ASYNC], keys.live(version), keys.ended(version))
         # A sync call has no place in `live`.
         self._release_keys = ((self._streams[SYNC],) * 2, (self._streams[ASYNC], keys.live(version)))
         self._control = keys.control(consumer)
@@ -149,6 +148,7 @@ class Finisher:
         self._acknowledged: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
         self._bodies: list[str] = []
         self._scripts: list[tuple[bytes, Call]] = []
+        self._done: list[tuple[Call, bytes]] = []
         self._releases: tuple[list[bytes], list[bytes]] = ([], [])
         self._again: list[_Batch] = []
         self._waited = 0
@@ -249,17 +249,17 @@ class Finisher:
             self.async_outcomes[outcome] += 1
         record = call.record
         group = record.group_hash
+        if outcome == DONE and not group and not record.claim and not record.flags & FLAG_DESTINATION_SUCCESS:
+            # How most events end.
+            self._done.append((call, frame))
+            return
+        keys = self._event_keys
+        if group:
+            keys = (*keys[:-1], self._keys.group(self._version, group))
+        if record.claim:
+            keys = (*keys, f"{self._base}:{record.claim}")
         arguments = (call.entry_id, self._consumer, outcome, delay_ms, reason, frame, group)
-        if not group and not record.claim:
-            evaluation = self._plain_head + command(arguments)[len(_ARGUMENTS) :]
-        else:
-            keys = self._event_keys
-            if group:
-                keys = (*keys[:-1], self._keys.group(self._version, group))
-            if record.claim:
-                keys = (*keys, f"{self._base}:{record.claim}")
-            evaluation = command(("EVALSHA", scripts.FINISH_ASYNC.sha, len(keys), *keys, *arguments))
-        self._scripts.append((evaluation, call))
+        self._scripts.append((command(("EVALSHA", scripts.FINISH_ASYNC.sha, len(keys), *keys, *arguments)), call))
 
     def release(self, call: Call) -> None:
         """Hand a call back that was not started; one that was cancelled meanwhile ends with that."""
@@ -363,11 +363,29 @@ class Finisher:
         batch = _Batch(b"", commands, confirms)
         for evaluation, call in self._scripts:
             parts.append(evaluation)
-            batch.scripts.append((commands, call))
+            batch.scripts.append((commands, [call]))
             batch.commands = commands = commands + 1
         self._scripts = []
+        for at in range(0, len(self._done), _DONE_TOGETHER_MAX):
+            ended = self._done[at : at + _DONE_TOGETHER_MAX]
+            parts.append(self._finish_done(ended))
+            batch.scripts.append((batch.commands, [call for call, _ in ended]))
+            batch.commands += 1
+        self._done = []
         batch.data = b"".join(parts)
         return batch
+
+    def _finish_done(self, ended: list[tuple[Call, bytes]]) -> bytes:
+        """The command that finishes events, each with its reply frame."""
+        places = [call.place for call, _ in ended]
+        bounds = b"%d-%d" % min(places), b"%d-%d" % max(places)
+        words = ["EVALSHA", scripts.FINISH_DONE.sha, 3, *self._done_keys, self._consumer, *bounds]
+        for (call, frame), (milliseconds, _) in zip(ended, places, strict=True):
+            record = call.record
+            attempts = min(record.attempt + 1, ATTEMPTS_MAX)
+            accepted_ms = record.first_accepted_ms or milliseconds
+            words += (call.entry_id, record.invocation_id, f"succeeded {attempts} {accepted_ms} ", frame)
+        return command(tuple(words))
 
     def _send(self, link: Link, batch: _Batch) -> None:
         batch.sent += 1
@@ -396,12 +414,19 @@ class Finisher:
             # Sent twice they may have lost their leases to their own first success.
             if batch.sent == 1 and isinstance(replies[index], int):
                 self._lost(len(entry_ids) - replies[index], "")
-        for index, call in batch.scripts:
-            self._leases.drop(ASYNC, [call.entry_id])
-            if batch.sent == 1 and replies[index] == 0:
-                self._lost(1, call.request_id)
+        for index, calls in batch.scripts:
+            self._leases.drop(ASYNC, [call.entry_id for call in calls])
+            if batch.sent == 1:
+                self._note_lost(calls, replies[index])
         if batch.then is not None:
             batch.then()
+
+    def _note_lost(self, calls: list[Call], reply: Any) -> None:
+        """`reply`: a number for one call, a list of them for several, an error where nothing was done."""
+        answers = reply if isinstance(reply, list) else [reply]
+        for call, was_ours in zip(calls, answers):  # noqa: B905 - an error is one answer to all
+            if was_ours == 0:
+                self._lost(1, call.request_id)
 
     def _lost(self, count: int, request_id: str) -> None:
         if count > 0:

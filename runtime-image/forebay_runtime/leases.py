@@ -52,6 +52,12 @@ class Call:
         ident = record.invocation_id.hex()
         self.request_id = f"{ident[:8]}-{ident[8:12]}-{ident[12:16]}-{ident[16:20]}-{ident[20:]}"
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it is in its stream: the parts of the entry's id."""
+        milliseconds, _, number = self.entry_id.partition(b"-")
+        return int(milliseconds), int(number)
+
     def trace_id(self, now_s: float) -> bytes:
         """The caller's trace id, or a new root made of the invocation's own id (X-Ray's form)."""
         given = self.record.optional.get(TAG_TRACE_ID)

@@ -8,7 +8,7 @@ A FAILED slot keeps why, for the first call that comes; a call after that starts
 
 from __future__ import annotations
 
-from forebay_common.limits import BATCH_HANDLER_MAX_MS, BATCH_MAX
+from forebay_common.limits import BATCH_HANDLER_MAX_MS, BATCH_MAX, BATCH_WAIT_MAX_MS
 from forebay_runtime.lean import deque
 
 TYPE_CHECKING = False
@@ -83,9 +83,13 @@ class Slot:
     @property
     def capacity(self) -> int:
         """How many calls it may hold in its present state, those it holds included."""
-        if self.state == READY:
-            return BATCH_MAX if self.batches else 1
-        return 1 if self.state == FAILED else 0
+        if self.state != READY:
+            return 1 if self.state == FAILED else 0
+        if not self.batches:
+            return 1
+        # Whoever is last in a batch waits for all of it.
+        quick = self.average_ms * BATCH_MAX <= BATCH_WAIT_MAX_MS
+        return BATCH_MAX if quick else int(BATCH_WAIT_MAX_MS / self.average_ms)
 
     @property
     def room(self) -> int:

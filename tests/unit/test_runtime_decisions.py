@@ -134,6 +134,13 @@ def test_a_call_goes_to_the_emptiest_ready_process_and_to_a_failed_one_last(
     assert (best.index if best is not None else None) == chosen
 
 
+@pytest.mark.parametrize(
+    ("average_ms", "capacity"), [(0.0, BATCH_MAX), (0.25, BATCH_MAX), (0.4, 20), (0.499, 16), (0.5, 1), (3.0, 1)]
+)
+def test_a_batch_takes_no_longer_than_its_last_call_should_wait(average_ms: float, capacity: int) -> None:
+    assert slot(0, READY, average_ms=average_ms).capacity == capacity
+
+
 def test_a_handler_is_trusted_with_a_batch_after_a_run_of_short_calls_and_not_after_a_long_one() -> None:
     made = slot(0, READY)
     for _ in range(13):

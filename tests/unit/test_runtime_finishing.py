@@ -107,7 +107,7 @@ def test_what_was_finished_without_a_connection_waits_for_the_next() -> None:
     assert ends.finisher.waits
 
     ends.send_again()
-    ends.link.callback([0])
+    ends.link.callback([[0]])
 
     assert not ends.finisher.waits
     assert ends.leases.lost == 1, "it is the first time that Redis heard of it"
@@ -122,7 +122,7 @@ def test_a_connection_that_breaks_before_it_confirmed_leaves_nothing_out() -> No
 
     assert (ends.lost, ends.finisher.waits) == (1, True)
     ends.send_again()
-    ends.link.callback([0])
+    ends.link.callback([[0]])
     assert (ends.finisher.waits, ends.leases.lost) == (False, 0)
 
 

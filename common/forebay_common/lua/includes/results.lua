@@ -19,14 +19,22 @@ local function forget_results(ended, live, entries)
   redis.call('HINCRBY', live, 'kept', -weight)
 end
 
--- The event's place is in `ended` from now on. `id`: its entry's, '' of one that had none. `status`: succeeded, failed
--- or cancelled; `attempt`: starts made.
-local function keep_result(ended, live, record, id, status, attempt, reason, frame)
-  local invocation = invocation_id(record)
-  local how = string.format('%s %d %.0f %s', status, attempt, accepted_ms(record, id), reason)
-  local entry_id = redis.call('XADD', ended, '*', 'i', invocation, 'e', how, 'f', frame)
-  redis.call('HSET', live, invocation, 'e:' .. entry_id)
-  if redis.call('HINCRBY', live, 'kept', RESULT_WEIGHT + #frame) > RESULTS_MAX_BYTES then
-    forget_results(ended, live, redis.call('XRANGE', ended, '-', '+', 'COUNT', RESULTS_BATCH))
+-- The events' places are in `ended` from now on. `ends`: of each {invocation id, how it ended, frame}.
+local function keep_results(ended, live, ends)
+  local places, weight = {}, 0
+  for at, found in ipairs(ends) do
+    places[2 * at - 1] = found[1]
+    places[2 * at] = 'e:' .. redis.call('XADD', ended, '*', 'i', found[1], 'e', found[2], 'f', found[3])
+    weight = weight + RESULT_WEIGHT + #found[3]
   end
+  redis.call('HSET', live, unpack(places))
+  if redis.call('HINCRBY', live, 'kept', weight) > RESULTS_MAX_BYTES then
+    forget_results(ended, live, redis.call('XRANGE', ended, '-', '+', 'COUNT', math.max(RESULTS_BATCH, 2 * #ends)))
+  end
+end
+
+-- `id`: the event's entry's, '' of one that had none. `status`: succeeded, failed or cancelled; `attempt`: starts made.
+local function keep_result(ended, live, record, id, status, attempt, reason, frame)
+  local how = string.format('%s %d %.0f %s', status, attempt, accepted_ms(record, id), reason)
+  keep_results(ended, live, {{invocation_id(record), how, frame}})
 end
