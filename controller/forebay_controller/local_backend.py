@@ -17,6 +17,7 @@ from pathlib import Path
 
 import forebay_handlers
 from forebay_common import limits
+from forebay_common.memory import MALLOC_ENVIRONMENT
 from forebay_common.names import LATEST, function_arn
 from forebay_common.redis_settings import RedisSettings
 from forebay_common.spec import FunctionSpec
@@ -301,7 +302,7 @@ class LocalBackend:
             sys.executable, "-I", str(RUNTIME),
             "--settings", str(folder.settings), "--credentials", str(folder.credentials),
         ]  # fmt: skip
-        environment = {"PATH": os.environ.get("PATH", os.defpath)}
+        environment = {"PATH": os.environ.get("PATH", os.defpath), **MALLOC_ENVIRONMENT}
         if self._settings.supervisor_pid:
             environment["FOREBAY_SUPERVISOR_PID"] = str(self._settings.supervisor_pid)
             environment["FOREBAY_INSTANCE_RECORD"] = str(folder.record)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import uvicorn
 
+from forebay_common.memory import keep_freed_memory
 from forebay_gateway.access import Access
 from forebay_gateway.app import create_app
 from forebay_gateway.areas import Area
@@ -92,6 +93,7 @@ async def serve(config: GatewayConfig, listening: Mapping[socket.socket, frozens
         timeout_graceful_shutdown=max(1, round(config.stop_s)),
     )
     server = GatewayServer(settings, config.drain_s)
+    keep_freed_memory()
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])

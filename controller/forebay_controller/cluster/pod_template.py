@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from forebay_common import limits, pod_layout
+from forebay_common.memory import MALLOC_ENVIRONMENT
 from forebay_common.names import LATEST, function_arn
 from forebay_common.spec import FunctionSpec
 from forebay_controller.cluster.access import REDIS_DOCUMENT, secret_name
@@ -141,6 +142,7 @@ def _runtime(config: ClusterConfig, spec: FunctionSpec, instance_id: str) -> Obj
         "imagePullPolicy": config.image_pull_policy,
         "command": list(pod_layout.RUNTIME_COMMAND),
         "env": [
+            *({"name": name, "value": value} for name, value in MALLOC_ENVIRONMENT.items()),
             {"name": pod_layout.SETTINGS_VARIABLE, "value": settings.replace("$(", "$$(")},
             {
                 "name": pod_layout.REDIS_VARIABLE,
