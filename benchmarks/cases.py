@@ -24,7 +24,10 @@ from benchmarks.http_cases import (
 )
 from benchmarks.posting import post
 from benchmarks.process_cases import handler_replace, waiting_callers
-from benchmarks.stage import NO_OP, SMALL_BODY, Stage, Tree, command_of, load, wait_until
+from benchmarks.queue_cases import depth
+from benchmarks.scaling_cases import gateway_scaling, many_functions
+from benchmarks.stage import NO_OP, SMALL_BODY, Stage, Tree, load, wait_until
+from benchmarks.start_cases import runtime_start
 
 ROUNDS = 5
 ROUND_S = 2
@@ -149,18 +152,14 @@ def drain(stage: Stage) -> list[Figure]:
     """
     stage.deploy("no-op", NO_OP)
     path = "/2015-03-31/functions/no-op/invocations"
-    controller = next(pid for pid in stage.platform.pids() if b"forebay_controller" in command_of(pid))
-    os.kill(controller, signal.SIGSTOP)
-    try:
+    key = stage.queue("no-op").async_
+    with stage.paused_controller():
         before = stage.used_memory()
         # Most of them by many connections, the rest one by one: a queue takes no more than these.
         load(stage.port, path, seconds=FILL_S, header=EVENT)
-        key = next(stage.redis.scan_iter(match="*/no-op/*:q:*:async", count=1000))
         post(stage.port, path, max(0, DRAIN_EVENTS - stage.redis.xlen(key)), EVENT)
         queued = stage.redis.xlen(key)
         bytes_per_job = (stage.used_memory() - before) / queued - len(SMALL_BODY)
-    finally:
-        os.kill(controller, signal.SIGCONT)
     started = time.perf_counter()
     wait_until(lambda: stage.redis.xlen(key) == 0, 120, "draining")
     ours = queued / (time.perf_counter() - started)
@@ -228,6 +227,10 @@ CASES: dict[str, Callable[[Stage], list[Figure]]] = {
     "async_accept": async_accept,
     "async_accept_fsync": async_accept_fsync,
     "drain": drain,
+    "depth": depth,
+    "gateway_scaling": gateway_scaling,
+    "many_functions": many_functions,
+    "runtime_start": runtime_start,
     "handler_replace": handler_replace,
     "waiting_callers": waiting_callers,
     "cold_start": cold_start,

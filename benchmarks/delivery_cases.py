@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure, judge
 from benchmarks.posting import post
-from benchmarks.stage import Stage, command_of, wait_until
+from benchmarks.stage import Stage, wait_until
 
 DEATHS = 5
 EVENTS_A_DEATH = 8
@@ -41,11 +40,11 @@ def recovery_delay(stage: Stage) -> list[Figure]:
         if len(worst_ms) == DEATHS:
             break
         # Instances that die again and again are started later and later.
-        wait_until(lambda: len(_runtimes(stage, name)) >= 2, 90, "starting two instances")
+        wait_until(lambda: len(stage.runtimes(name)) >= 2, 90, "starting two instances")
         ids = post(stage.port, path, EVENTS_A_DEATH, EVENT)
         wait_until(lambda: stage.status(name)["in_flight"] >= 2, 30, "running events")
         killed_at = time.time()
-        os.kill(_runtimes(stage, name)[0], signal.SIGKILL)
+        os.kill(next(iter(stage.runtimes(name))), signal.SIGKILL)
         ended = [_ended(stage, one) for one in ids]
         delays_ms = [(each["result"] - killed_at) * 1000 for each in ended if each["attempts"] > 1]
         # The one that was killed may have had none.
@@ -58,7 +57,7 @@ def delayed_100k(stage: Stage) -> list[Figure]:
     name = "delayed"
     path = f"/2015-03-31/functions/{name}/invocations"
     stage.deploy(name, _STARTED_AT.format(sleep_s=0), {"min_instances": 1})
-    wait_until(lambda: bool(_runtimes(stage, name)), 60, "starting an instance")
+    wait_until(lambda: bool(stage.runtimes(name)), 60, "starting an instance")
     # With the probes they are as many as a function's queue takes.
     post(stage.port, path, WAITING - PROBES, EVENT, "X-Forebay-Delay: 86400")
     due = {}
@@ -84,16 +83,3 @@ def _ended(stage: Stage, found: str) -> dict[str, Any]:
     if status != 200 or document["status"] != "succeeded":
         raise RuntimeError(f"event {found}: {status} {body!r}")
     return document
-
-
-def _runtimes(stage: Stage, name: str) -> list[int]:
-    """Pids of the runtimes of one function's instances."""
-    found = []
-    for pid in stage.platform.pids():
-        command = command_of(pid)
-        if b"forebay_runtime" in command and b"--settings" in command:
-            words = command.split(b"\0")
-            settings = Path(os.fsdecode(words[words.index(b"--settings") + 1]))
-            if settings.exists() and json.loads(settings.read_bytes())["name"] == name:
-                found.append(pid)
-    return found

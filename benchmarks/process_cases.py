@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarks.figures import Figure, judge
-from benchmarks.stage import Stage, command_of, wait_until
+from benchmarks.stage import Stage, wait_until
 
 DEATHS = 15
 CALLERS = 10_000
@@ -49,7 +49,7 @@ def waiting_callers(stage: Stage) -> list[Figure]:
     names = [f"hold-{number}" for number in range(FUNCTIONS)]
     for name in names:
         stage.deploy(name, _HOLDS, {"max_instances": 1}, timeout_s=120)
-    gateway = next(pid for pid in stage.platform.pids() if b"forebay_gateway" in command_of(pid))
+    gateway = stage.part("forebay_gateway")
     before = _resident_bytes(gateway)
     paths = [f"/2015-03-31/functions/{name}/invocations" for name in names]
     command = [sys.executable, "-m", "benchmarks.hold", str(stage.port), str(CALLERS), *paths]

