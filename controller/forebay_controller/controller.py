@@ -101,7 +101,7 @@ class Controller:
             redis,
             platform,
             self._actions,
-            lambda: [*self._reconciler.states.values()],
+            self._reconciler,
             lease_ms=self._settings.lease_ms,
             result_retention_s=self._settings.result_retention_s,
             every_s=self._settings.reap_every_s,

@@ -10,8 +10,10 @@ that is so for each function by itself, and what Redis refuses of one keeps the 
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from itertools import islice
 from time import monotonic
+from typing import TYPE_CHECKING, Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -26,9 +28,14 @@ from forebay_common.redis_client import command
 from forebay_controller.actions import Actions, attempts_max
 from forebay_controller.function_state import FunctionState
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 EVERY_S = 1.0
 SWEEP_ROUNDS = 60
-"""Functions without work are passed by in so many rounds: a dead consumer that holds nothing can wait."""
+"""In so many rounds each function is visited that keeps results, so that these go when they have had their time."""
+IDLE_VISITS_MAX = 5
+"""In a round, of functions without leases and results: a dead consumer that holds nothing can wait."""
 AT_ONCE_MAX = 16
 """Functions: those whose part of a Cluster does not answer keep the others waiting for few of their timeouts."""
 LOG_EVERY_S = 30.0
@@ -36,6 +43,14 @@ _PLATFORM = ""
 """Stands where a function's uid does, for what belongs to none."""
 
 _log = logging.getLogger(__name__)
+
+
+class Known(Protocol):
+    """Functions by uid: all, those with leases, and those that keep results; by what was seen of each last."""
+
+    states: dict[str, FunctionState]
+    leasing: dict[str, FunctionState]
+    keeping: dict[str, FunctionState]
 
 
 class Reaper:
@@ -46,7 +61,7 @@ class Reaper:
         redis: Redis,
         platform: PlatformKeys,
         actions: Actions,
-        states: Callable[[], Sequence[FunctionState]],
+        known: Known,
         *,
         lease_ms: int = limits.LEASE_MS,
         result_retention_s: float = limits.RESULT_RETENTION_S,
@@ -55,7 +70,8 @@ class Reaper:
         self._redis = redis
         self._platform = platform
         self._actions = actions
-        self._states = states
+        self._known = known
+        self._idle: Iterator[str] = iter(())
         self._lease_ms = lease_ms
         self._retention_ms = int(result_retention_s * 1000)
         self._every_s = every_s
@@ -98,13 +114,9 @@ class Reaper:
                 await self._visit(state, its_turn=its_turn)
 
         turn = self._rounds % SWEEP_ROUNDS
-        visits = []
-        for at, state in enumerate(self._states()):
-            held = state.seen.sync.in_flight or state.seen.async_.in_flight
-            its_turn = at % SWEEP_ROUNDS == turn
-            if held or its_turn:
-                visits.append(visit(state, its_turn=its_turn))
-        await asyncio.gather(*visits)
+        visits = {**dict.fromkeys(self._known.leasing, False), **self._take_turns(turn)}
+        states = self._known.states
+        await asyncio.gather(*(visit(states[uid], its_turn=its) for uid, its in visits.items() if uid in states))
         self._processes_due |= turn == 0
         try:
             await self._reap_processes()
@@ -113,6 +125,14 @@ class Reaper:
         self._log_troubles()
         self._forget()
         self._rounds += 1
+
+    def _take_turns(self, turn: int) -> dict[str, bool]:
+        """Whose turn it is in this round."""
+        idle = [*islice(self._idle, IDLE_VISITS_MAX)]
+        if not idle and (turn == 0 or len(self._known.states) > IDLE_VISITS_MAX * SWEEP_ROUNDS):
+            self._idle = iter([*self._known.states])
+            idle = [*islice(self._idle, IDLE_VISITS_MAX)]
+        return dict.fromkeys([*idle, *[*self._known.keeping][turn::SWEEP_ROUNDS]], True)
 
     async def _visit(self, state: FunctionState, *, its_turn: bool) -> None:
         uid = state.spec.uid
@@ -135,7 +155,7 @@ class Reaper:
         now_s = monotonic()
         self._counts_from_s = {uid: from_s for uid, from_s in self._counts_from_s.items() if from_s > now_s}
         if self._rounds % SWEEP_ROUNDS == 0:
-            known = {state.spec.uid for state in self._states()}
+            known = self._known.states
             self._answered_in = {uid: at for uid, at in self._answered_in.items() if uid in known}
 
     async def _look_whether_it_is_away(self, state: FunctionState) -> None:
@@ -177,7 +197,7 @@ class Reaper:
         """Nobody waits for what a process that has just fallen silent had asked for: what has not started does not."""
         new = silent - self._silent_processes
         seen = silent
-        for state in self._states() if new else ():
+        for state in [*self._known.states.values()] if new else ():
             dropped = 0
             if state.seen.sync.queued:
                 try:

@@ -66,6 +66,8 @@ assert HEARTBEAT_TTL_S < START_MAX_S - ADOPTED_AGE_MAX_S
 class Reconciler:
     """Holds what is known of every function, and looks at batches of them; one look at a time.
 
+    `leasing` and `keeping` are those functions that had leases, or results, when they were last looked at.
+
     `schedule(uid, tempo)` is told how often to look at a function from then on.
     """
 
@@ -86,6 +88,8 @@ class Reconciler:
         clock: Callable[[], float],
     ) -> None:
         self.states: dict[str, FunctionState] = {}
+        self.leasing: dict[str, FunctionState] = {}
+        self.keeping: dict[str, FunctionState] = {}
         self._redis = redis
         self._platform = platform
         self._source = source
@@ -124,7 +128,8 @@ class Reconciler:
     def forget(self, uid: str) -> None:
         """A retired function has left."""
         state = self.states.pop(uid, None)
-        self._populated.pop(uid, None)
+        for some in (self._populated, self.leasing, self.keeping):
+            some.pop(uid, None)
         self._schedule(uid, Tempo.COLD)
         self._delivery.forget(uid)
         self._couriers.forget(uid)
@@ -194,10 +199,7 @@ class Reconciler:
         for instance_id in [*state.instances]:
             if instance_id not in running and instance_id not in self._actions.being_started:
                 self._actions.exited(state, instance_id, "it is gone, and nobody saw it end")
-        if state.instances:
-            self._populated[state.spec.uid] = state
-        else:
-            self._populated.pop(state.spec.uid, None)
+        _note(self._populated, state, is_in=bool(state.instances))
 
     def _look_at(
         self,
@@ -209,6 +211,8 @@ class Reconciler:
         if seen is None and not state.retiring:
             self._background.spawn(create_queues(self._redis, state.queue), f"make the queues of {state.spec.key}")
         state.seen = seen or EMPTY_QUEUE
+        _note(self.leasing, state, is_in=state.seen.sync.in_flight + state.seen.async_.in_flight > 0)
+        _note(self.keeping, state, is_in=state.seen.ended > 0)
         self._sort_instances(state, reports, now_s)
         state.note_troubles()
         self._recover_strangers(state)
@@ -345,3 +349,11 @@ async def _nothing_seen() -> list[QueueState | None]:
 
 async def _no_reports() -> dict[str, InstanceReport | None]:
     return {}
+
+
+def _note(some: dict[str, FunctionState], state: FunctionState, *, is_in: bool) -> None:
+    """Have a function among some, or not."""
+    if is_in:
+        some[state.spec.uid] = state
+    else:
+        some.pop(state.spec.uid, None)

@@ -18,6 +18,8 @@ from forebay_controller.function_state import Tempo
 TICK_S = 0.1
 WARM_TICKS = 10
 SWEEP_TICKS = 300
+SWEEP_LOOKS_MAX = 10
+"""With the warm ones, in one batch: however many functions there are that nobody calls, they cost no more than this."""
 BATCH_MAX = 64
 RETRY_S = 0.2
 
@@ -36,6 +38,7 @@ class Schedule:
         self._warm: dict[str, None] = {}
         self._sweep: Iterator[str] = iter(())
         self._sweep_slice = 0
+        self._sweep_at = 0
         self._ticks = 0
         self._some_due = asyncio.Event()
 
@@ -63,14 +66,19 @@ class Schedule:
         self._due.update(self._hot)
         if self._ticks % WARM_TICKS == 0:
             self._due.update(self._warm)
-        if self._ticks % SWEEP_TICKS == 0:
-            uids = list(self._known())
-            self._sweep = iter(uids)
-            self._sweep_slice = math.ceil(len(uids) / SWEEP_TICKS)
-        self._due.update(dict.fromkeys(islice(self._sweep, self._sweep_slice)))
+            self._due.update(dict.fromkeys(self._next_of_sweep()))
         self._ticks += 1
         if self._due:
             self._some_due.set()
+
+    def _next_of_sweep(self) -> Iterator[str]:
+        if self._ticks >= self._sweep_at:
+            uids = list(self._known())
+            self._sweep = iter(uids)
+            self._sweep_slice = min(math.ceil(len(uids) * WARM_TICKS / SWEEP_TICKS), SWEEP_LOOKS_MAX)
+            rounds = math.ceil(len(uids) / max(self._sweep_slice, 1))
+            self._sweep_at = self._ticks + max(SWEEP_TICKS, rounds * WARM_TICKS)
+        return islice(self._sweep, self._sweep_slice)
 
     async def run_ticks(self) -> None:
         """Tick for ever. Ticks that a busy loop missed are left out, not made up for."""

@@ -63,12 +63,14 @@ class Apart:
         self.rig = Rig(redis, prefix)
         self.redis = PartlyAway(redis)
         self.found = Found()
-        self.states: list[FunctionState] = []
+        self.states: dict[str, FunctionState] = {}
+        self.leasing: dict[str, FunctionState] = {}
+        self.keeping: dict[str, FunctionState] = {}
         self.reaper = Reaper(
             cast("Redis", self.redis),
             PlatformKeys(prefix),
             cast("Any", self.found),
-            lambda: self.states,
+            self,
             lease_ms=LEASE_MS,
         )
 
@@ -85,7 +87,7 @@ class Apart:
             return bool(consumer["idle"] >= LEASE_MS)
 
         await wait_until_async(expired, "the consumer is idle for a lease")
-        self.states.append(state)
+        self.states[spec.uid] = self.leasing[spec.uid] = state
         return state
 
     async def reaped(self, consumer: str) -> float:
@@ -148,10 +150,11 @@ async def test_a_part_of_redis_that_is_away_stops_nobody_else_and_is_given_a_lea
 async def test_who_was_not_asked_for_while_a_part_was_away_has_a_lease_too(apart: Apart) -> None:
     away = await apart.function("away")
     idle = await apart.function("idle")
-    held, idle.seen = idle.seen, EMPTY_QUEUE
+    for known in (apart.states, apart.leasing):
+        del known[idle.spec.uid]
     apart.redis.away = away.queue.keys.base
     for _ in range(3):
         await apart.reaper.reap()
     apart.found.consumers.clear()
-    idle.seen = held
+    apart.states[idle.spec.uid] = apart.leasing[idle.spec.uid] = idle
     assert await apart.reaped("idle") > LEASE_MS / 2000
