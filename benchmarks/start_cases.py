@@ -62,6 +62,10 @@ class _Starter:
         self._copy = stage.folder / "instance"
         shutil.copytree(self._template, self._copy, ignore=shutil.ignore_patterns("tmp", "control.sock"))
         self._runtime = [os.fsdecode(word) for word in command_of(runtime).split(b"\0") if word]
+        variables = Path(f"/proc/{runtime}/environ").read_bytes().split(b"\0")
+        pairs = dict(os.fsdecode(found).split("=", 1) for found in variables if found)
+        # The benchmark ends it; the platform's supervisor is not its parent.
+        self._environment = {name: value for name, value in pairs.items() if name not in _OF_THE_SUPERVISOR}
         self._sandbox = [os.fsdecode(word) for word in command_of(_sandbox_of(stage, settings)).split(b"\0") if word]
 
     def first_reply_s(self) -> float:
@@ -108,8 +112,11 @@ class _Starter:
         own = [word.replace(str(self._template), str(folder)) for word in command]
         with (folder / "bench.err").open("ab") as errors:
             return subprocess.Popen(
-                own, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env={"PATH": os.defpath}
+                own, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=self._environment
             )
+
+
+_OF_THE_SUPERVISOR = ("FOREBAY_SUPERVISOR_PID", "FOREBAY_INSTANCE_RECORD")
 
 
 def _sandbox_of(stage: Stage, settings: Path) -> int:

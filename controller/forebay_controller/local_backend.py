@@ -15,6 +15,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import hiredis
+
+import forebay_common
 import forebay_handlers
 from forebay_common import limits
 from forebay_common.memory import MALLOC_ENVIRONMENT
@@ -41,6 +44,8 @@ OPEN_DIR = 0o711
 SANDBOX = Path(forebay_handlers.__file__).with_name("sandbox.py")
 # By its file: `-m` loads half a dozen modules more, and this start is the cold start. The layout is the wheel's.
 RUNTIME = SANDBOX.parents[1] / "forebay_runtime" / "__main__.py"
+PACKAGES = os.pathsep.join(sorted({str(Path(package.__path__[0]).parent) for package in (forebay_common, hiredis)}))
+"""Where a runtime finds what it needs of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,10 +304,10 @@ class LocalBackend:
 
     def _spawn_runtime(self, folder: InstanceFolder) -> subprocess.Popen[bytes]:
         command = [
-            sys.executable, "-I", str(RUNTIME),
+            sys.executable, "-I", "-S", str(RUNTIME),
             "--settings", str(folder.settings), "--credentials", str(folder.credentials),
         ]  # fmt: skip
-        environment = {"PATH": os.environ.get("PATH", os.defpath), **MALLOC_ENVIRONMENT}
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "FOREBAY_PACKAGES": PACKAGES, **MALLOC_ENVIRONMENT}
         if self._settings.supervisor_pid:
             environment["FOREBAY_SUPERVISOR_PID"] = str(self._settings.supervisor_pid)
             environment["FOREBAY_INSTANCE_RECORD"] = str(folder.record)

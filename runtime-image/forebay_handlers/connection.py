@@ -12,13 +12,15 @@ from forebay_handlers.wire import HEADER, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional, Tuple
+    from typing import Callable, Optional, Tuple
 
 RECEIVE_BYTES = 65_536
 RECEIVE_MAX_BYTES = 1_048_576
 CONNECT_WAIT_S = 30.0
-CONNECT_RETRY_S = 0.002
+CONNECT_RETRY_S = 0.001
 CONNECT_RETRY_MAX_S = 0.05
+CONNECT_RETRY_SHARE = 0.005
+"""Of the time waited so far, how much more may be lost by not looking."""
 _LENGTH_BYTES = 4
 
 
@@ -47,19 +49,24 @@ class Connection:
         return cls(connected)
 
     @classmethod
-    def wait_for(cls, path: str, wait_s: float = CONNECT_WAIT_S) -> "Connection":
-        """Connect as soon as the runtime listens; both start at the same time. Raises OSError after the wait."""
-        deadline = time.monotonic() + wait_s
-        pause_s = CONNECT_RETRY_S
+    def wait_for(
+        cls, path: str, wait_s: float = CONNECT_WAIT_S, do_meanwhile: "Callable[[], bool]" = bool
+    ) -> "Connection":
+        """Connect as soon as the runtime listens; both start at the same time. Raises OSError after the wait.
+
+        `do_meanwhile` is called between attempts; once it gives False there is nothing more to do.
+        """
+        began = time.monotonic()
         while True:
             try:
                 return cls.to(path)
             except (FileNotFoundError, ConnectionRefusedError):
                 # Nothing tells when another program starts to listen on a path.
-                if time.monotonic() > deadline:
+                waited_s = time.monotonic() - began
+                if waited_s > wait_s:
                     raise
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 1.02, CONNECT_RETRY_MAX_S)
+                if not do_meanwhile():
+                    time.sleep(min(max(CONNECT_RETRY_S, CONNECT_RETRY_SHARE * waited_s), CONNECT_RETRY_MAX_S))
 
     @property
     def has_data(self) -> bool:

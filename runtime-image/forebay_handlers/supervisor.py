@@ -56,7 +56,8 @@ class Supervisor:
     def __init__(self, socket_path: str, wait_s: float = CONNECT_WAIT_S, *, stays: bool = False) -> None:
         self._socket_path = socket_path
         self._stays = stays
-        self._connection = Connection.wait_for(socket_path, wait_s)
+        self._to_warm = list(reversed(WARM))
+        self._connection = Connection.wait_for(socket_path, wait_s, self._warm)
         self._setup: "Dict[str, Any]" = {}
         self._slots: "Dict[int, int]" = {}  # slot by pid
         self._wake_read, self._wake_write = os.pipe()
@@ -71,17 +72,23 @@ class Supervisor:
         poll = select.poll()
         poll.register(self._wake_read, select.POLLIN)
         poll.register(self._connection.fileno(), select.POLLIN)
-        to_warm = list(reversed(WARM))
         while True:
-            ready = dict(poll.poll(0 if to_warm else None))
+            ready = dict(poll.poll(0 if self._to_warm else None))
             if not ready:
-                __import__(to_warm.pop())
+                self._warm()
             if self._wake_read in ready and not self._took_signals():
                 return None
             if self._connection.fileno() in ready:
                 child, goes_on = self._took_frames()
                 if child is not None or not goes_on:
                     return child
+
+    def _warm(self) -> bool:
+        """Import one module more; False when all are there."""
+        if self._to_warm:
+            __import__(self._to_warm.pop())
+            return True
+        return False
 
     def _took_frames(self) -> "tuple[Optional[Child], bool]":
         """Act on what the runtime sent; False once it has closed."""
