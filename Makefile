@@ -69,6 +69,10 @@ requirements: ## Pin the newest versions that pyproject.toml allows, with their 
 	$(PIN) --constraints requirements/dev.txt --output-file requirements/runtime.txt pyproject.toml
 	echo 'boto3>=1.40' | $(PIN) --constraints requirements/dev.txt --output-file requirements/functions.txt -
 	echo 'awscli>=1.40' | $(PIN) --upgrade --output-file requirements/aws.txt -
+	for peer in arq celery[redis] dramatiq[redis] huey[redis] rq; do \
+		echo "$$peer" | $(PIN) --upgrade --output-file requirements/peers/$${peer%%[*}.txt - || exit 1; \
+	done
+	printf 'saq[hiredis]\ntyping-extensions\n' | $(PIN) --upgrade --output-file requirements/peers/saq.txt - # it imports it
 
 clean: ## Remove what make made
 	rm -rf $(VENV) $(AWS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME …] [--json FILE]`: run the benchmarks and print a table."""
+"""`python -m benchmarks [NAME …] [--json FILE]`: run the benchmarks and print a table.
+
+`python -m benchmarks peers` and `… connections` are runs of their own, with tables of their own.
+"""
 
 import argparse
 import json
@@ -8,16 +11,26 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from benchmarks import connections, peers
 from benchmarks.cases import CASES
 from benchmarks.cluster_cases import CLUSTER_CASES
 from benchmarks.cluster_stage import open_cluster_stage
 from benchmarks.figures import MISSED, Figure
 from benchmarks.stage import open_stage
 
+MODES = {"connections": connections.main, "peers": peers.main}
+"""Runs that are no benchmark with a target; each is given the words after its name."""
+
 
 def main() -> int:
     """Run the named benchmarks, or all that need no cluster; 1 when a target is missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Each figure is a ratio in one run.")
+    if len(sys.argv) > 1 and sys.argv[1] in MODES:
+        return MODES[sys.argv[1]](sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Each figure is a ratio in one run.",
+        epilog=f"Runs with tables of their own, each with its --help: {', '.join(MODES)}.",
+    )
     parser.add_argument(
         "names",
         nargs="*",

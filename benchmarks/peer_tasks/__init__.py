@@ -1,0 +1,1 @@
+"""An echo as a task of each peer. These modules run in the peers' own environments, not in the platform's."""
