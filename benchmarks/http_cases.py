@@ -6,8 +6,10 @@ import random
 import string
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 from botocore.auth import SigV4Auth
@@ -15,13 +17,14 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from benchmarks.figures import Figure, judge, rotated_rounds, spread
-from benchmarks.stage import NO_OP, SMALL_BODY, Stage, Tree, load, open_stage, wait_until
+from benchmarks.stage import NO_OP, Stage, Tree, load, open_stage, wait_until
 
 ROUNDS = 5
 ROUND_S = 2
 ECHO_PATH = "/2015-03-31/functions/echo/invocations"
 LARGE_BYTES = 5 * 1024 * 1024
 RANDOM_BYTES = 256
+SIGNED_REQUESTS = 4_000
 EVENT = "X-Amz-Invocation-Type: Event"
 
 _SLEEP = "import time\ndef handler(event, context):\n    time.sleep({sleep_s})\n    return event\n"
@@ -61,9 +64,9 @@ def sync_throughput_random(stage: Stage) -> list[Figure]:
 
 
 def sync_throughput_sleep(stage: Stage) -> list[Figure]:
-    """As `sync_throughput`, with a handler that sleeps a millisecond, in 16 processes; hello does so on its loop."""
+    """As `sync_throughput`, with a handler that sleeps a millisecond, in 32 processes; hello does so on its loop."""
     path = "/2015-03-31/functions/sleeping/invocations"
-    stage.deploy("sleeping", _SLEEP.format(sleep_s=0.001), {"concurrency": 16, "max_instances": 8})
+    stage.deploy("sleeping", _SLEEP.format(sleep_s=0.001), {"concurrency": 32, "max_instances": 8})
     load(stage.port, path, seconds=3)
     results = rotated_rounds(
         ROUNDS,
@@ -210,25 +213,43 @@ def fn_route(stage: Stage) -> list[Figure]:
 
 
 def auth(stage: Stage) -> list[Figure]:
-    """Requests per second of signed calls, each signature checked anew, over unsigned ones of a platform without keys.
+    """Requests per second of signed calls, over unsigned ones with the same bodies of a platform without keys.
 
-    One signature serves all requests: it is valid for as long as a round lasts, and no check is remembered.
+    4,000 requests are signed before the rounds and sent in turn: a signature is good for five minutes, and is checked
+    anew each time.
     """
-    with open_stage(auth=True) as closed:
-        url = f"http://127.0.0.1:{closed.port}{ECHO_PATH}"
-        request = AWSRequest("POST", url, data=SMALL_BODY)
-        SigV4Auth(Credentials(*closed.key_pair), "lambda", "us-east-1").add_auth(request)
-        headers = {name: str(value) for name, value in request.headers.items()}
-        load(closed.port, ECHO_PATH, seconds=2, headers=headers)
+    with open_stage(auth=True) as closed, tempfile.TemporaryDirectory(prefix="fbb-") as folder:
+        unsigned = _requests_of(Path(folder), stage, signed=False)
+        signed = _requests_of(Path(folder), closed, signed=True)
+        load(closed.port, ECHO_PATH, seconds=2, requests=signed)
         results = rotated_rounds(
             ROUNDS,
             {
-                "unsigned": lambda: load(stage.port, ECHO_PATH, seconds=ROUND_S),
-                "signed": lambda: load(closed.port, ECHO_PATH, seconds=ROUND_S, headers=headers),
+                "unsigned": lambda: load(stage.port, ECHO_PATH, seconds=ROUND_S, requests=unsigned),
+                "signed": lambda: load(closed.port, ECHO_PATH, seconds=ROUND_S, requests=signed),
             },
         )
     ratios, floor_spread = _ratios(results, "signed", "unsigned")
     return [judge("auth", ratios, "x unsigned", ">= 0.8", floor_spread=floor_spread)]
+
+
+def _requests_of(folder: Path, stage: Stage, *, signed: bool) -> Path:
+    """A file of requests for `wrk.lua`, each with a body of its own."""
+    found = []
+    for number in range(SIGNED_REQUESTS):
+        body = b'{"number": "%06d"}' % number
+        request = AWSRequest("POST", f"http://127.0.0.1:{stage.port}{ECHO_PATH}", data=body)
+        request.headers["Host"] = f"127.0.0.1:{stage.port}"
+        if signed:
+            SigV4Auth(Credentials(*stage.key_pair), "lambda", "us-east-1").add_auth(request)
+        else:
+            request.headers["Authorization"] = "benchmark"
+        lines = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        head = f"POST {ECHO_PATH} HTTP/1.1\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode()
+        found.append(b"%d\n%b%b" % (len(head) + len(body), head, body))
+    file = folder / f"requests-{stage.port}"
+    file.write_bytes(b"".join(found))
+    return file
 
 
 def async_accept_fsync(stage: Stage) -> list[Figure]:

@@ -314,15 +314,17 @@ def load(
     header: str = "",
     body_bytes: int = 0,
     random_bytes: int = 0,
-    headers: dict[str, str] | None = None,
+    requests: Path | None = None,
 ) -> dict[str, float]:
     """Closed-loop load by wrk, which takes little of the cores it shares with what it measures.
 
     `header` is one more, "NAME: VALUE". `body_bytes` 0 means a small body; `random_bytes`: bodies that all differ.
+    `requests`: a file of whole requests to send in turn.
     Raises RuntimeError when wrk is missing, or when a request failed.
     """
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(_SCRIPT), f"http://127.0.0.1:{port}{path}"]
-    words = [*(header.split(": ") if header else []), *(word for pair in (headers or {}).items() for word in pair)]
+    words = header.split(": ") if header else []
+    words += ["requests", str(requests)] if requests else []
     words += ["body-bytes", str(body_bytes)] if body_bytes else []
     words += ["random-bytes", str(random_bytes)] if random_bytes else []
     try:

@@ -1,5 +1,6 @@
 -- One POST with a small body, as `benchmarks.stage.load` asks for it: wrk … -s wrk.lua URL -- NAME VALUE …
--- (headers in pairs; `body-bytes` is the size of another body, `random-bytes` that of bodies which all differ).
+-- (headers in pairs; `body-bytes` is the size of another body, `random-bytes` that of bodies which all differ;
+-- `requests` a file of whole requests to send in turn: each is its length in bytes, a newline, and itself).
 -- Prints the figures as one JSON object at the end.
 function init(args)
   wrk.method = 'POST'
@@ -10,6 +11,8 @@ function init(args)
       wrk.body = '"' .. string.rep('x', tonumber(args[i + 1]) - 2) .. '"'
     elseif args[i] == 'random-bytes' then
       vary(tonumber(args[i + 1]))
+    elseif args[i] == 'requests' then
+      send_recorded(args[i + 1])
     else
       wrk.headers[args[i]] = args[i + 1]
     end
@@ -31,6 +34,21 @@ function vary(bytes)
       end
       requests[at] = wrk.format(nil, nil, nil, '"' .. table.concat(digits) .. '"')
     end
+    return requests[at]
+  end
+end
+
+function send_recorded(path)
+  local file = assert(io.open(path, 'rb'))
+  local requests, at = {}, 0
+  local length = file:read('*l')
+  while length do
+    requests[#requests + 1] = file:read(tonumber(length))
+    length = file:read('*l')
+  end
+  file:close()
+  request = function()
+    at = at % #requests + 1
     return requests[at]
   end
 end
