@@ -18,7 +18,7 @@ from forebay_common.scripts import load_all
 from forebay_common.spec import FunctionSpec
 from forebay_controller.cluster.access import acl_rules, redis_user
 from forebay_controller.cluster.redis_users import RedisUsers
-from support.queue_side import ADDRESS, accept, append, call, event, finish_async, lease, start_instance
+from support.queue_side import ADDRESS, accept, append, call, event, finish_async, finish_done, lease, start_instance
 from support.redis_servers import KINDS, TcpServer
 from support.waiting import wait_until_async
 
@@ -103,6 +103,12 @@ async def end_events(redis: Redis, instance: Redis) -> None:
     [entry_id] = await lease(instance, QUEUE.async_, "i1")
     assert await finish_async(instance, QUEUE, entry_id, "i1", "done", frame=b"f") == 1
     assert await command(redis, "XLEN", QUEUE.ended) < before
+    await command(redis, "HSET", QUEUE.live, "kept", RESULTS_MAX_BYTES)
+    some = [event(), event()]
+    for record in some:
+        await append(redis, QUEUE, record)
+    held = await lease(instance, QUEUE.async_, "i1", 2)
+    assert await finish_done(instance, QUEUE, list(zip(held, some, strict=True)), "i1", b"f") == [1, 1]
 
 
 async def test_an_instance_can_do_its_whole_work(server: TcpServer, users: RedisUsers) -> None:

@@ -142,6 +142,19 @@ async def finish_async(
     return finished
 
 
+async def finish_done(
+    redis: Redis, queue: VersionQueue, held: Sequence[tuple[bytes, Invocation]], consumer: str, frame: bytes
+) -> list[int]:
+    """Finish events (entry id and record), each started for the first time, together as the instance `consumer`."""
+    places = sorted((int(entry_id.split(b"-")[0]), int(entry_id.split(b"-")[1])) for entry_id, _ in held)
+    words: list[Any] = [consumer, *(b"%d-%d" % place for place in (places[0], places[-1]))]
+    for entry_id, record in held:
+        accepted_ms = entry_id.split(b"-")[0].decode()
+        words += (entry_id, record.invocation_id, f"succeeded 1 {accepted_ms} ", frame)
+    answers: list[int] = await run(redis, scripts.FINISH_DONE, (queue.async_, queue.live, queue.ended), words)
+    return answers
+
+
 async def length(redis: Redis, queue: VersionQueue) -> tuple[int, int, int, int]:
     """Entries in the sync and async streams, the delayed set and the dead letters."""
     return (
