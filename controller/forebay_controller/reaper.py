@@ -10,7 +10,6 @@ that is so for each function by itself, and what Redis refuses of one keeps the 
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
